@@ -1,0 +1,41 @@
+# Two targets do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+DEMO := build/demo
+
+.PHONY: demo test check docs benchmarks clean
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,check,docs]'
+	touch $@
+
+# mypy finds the packages under their installed name through links.
+build/typing: $(INSTALLED)
+	mkdir -p $@/quietbeam
+	ln -sfn $(CURDIR)/beamline $(CURDIR)/reconstruction $(CURDIR)/noise2inverse $(CURDIR)/compress $@/quietbeam/
+
+demo: $(INSTALLED)
+	$(BIN)/quietbeam simulate $(DEMO)/scan.h5 --demo
+	$(BIN)/quietbeam reduce $(DEMO)/scan.h5 --output $(DEMO)/scan_reduced --config $(DEMO)/reduce.toml
+	$(BIN)/quietbeam verify $(DEMO)/scan_reduced
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED) build/typing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config setup.cfg
+	$(BIN)/pytest
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+
+clean:
+	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""The shells: everything that touches an instrument, a disk or a person."""

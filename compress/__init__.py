@@ -1,0 +1,1 @@
+"""Learned codecs with a guaranteed error, and the archive that holds them."""

@@ -1,0 +1,1 @@
+"""From projections to slices: functions on arrays."""
