@@ -1,0 +1,52 @@
+"""The few errors that quietbeam raises on its own account.
+
+::
+
+    Exception
+    └── QuietbeamError      anything below; its text names the place, what was expected, what was got, what to do
+        ├── ScanError       the measurement cannot be read or cannot be meant so       (exit code 3)
+        ├── ReductionError  a step cannot be done with what there is                   (exit code 1)
+        │   ├── SpaceError  not enough disk or memory for it                           (exit code 5)
+        │   └── LockedError another process is at work on the same output              (exit code 6)
+        └── ArchiveError    an archive is damaged, cut short or of an unknown format   (exit code 7)
+
+A caller's mistake in the arguments of a function is a plain ``ValueError`` or ``TypeError``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ArchiveError", "LockedError", "QuietbeamError", "ReductionError", "ScanError", "SpaceError"]
+
+
+class QuietbeamError(Exception):
+    """Anything that quietbeam itself reports as wrong."""
+
+    exit_code = 1
+
+
+class ScanError(QuietbeamError):
+    """The measurement cannot be read, or cannot be meant as it stands."""
+
+    exit_code = 3
+
+
+class ReductionError(QuietbeamError):
+    """A step of the reduction cannot be done with what there is."""
+
+
+class SpaceError(ReductionError):
+    """There is not enough disk or memory."""
+
+    exit_code = 5
+
+
+class LockedError(ReductionError):
+    """Another process is at work on the same output."""
+
+    exit_code = 6
+
+
+class ArchiveError(QuietbeamError):
+    """An archive is damaged, cut short, or of a format that this version does not know."""
+
+    exit_code = 7

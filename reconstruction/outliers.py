@@ -1,0 +1,75 @@
+"""Values that no sample made: zingers and dead pixels. Each sinogram is treated by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
+
+__all__ = ["OutlierSettings", "fill_dead", "remove_zingers"]
+
+MAD_TO_STD = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
+
+
+class OutlierSettings(BaseModel):
+    """Which values count as outliers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    zinger_threshold: float | None = Field(
+        12.0, gt=0, description="Height over the neighbours' median, in standard deviations of the noise; None = off."
+    )
+
+
+def fill_dead(sinograms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Interpolate values that are not finite along the detector row, linearly.
+
+    Parameters
+    ----------
+    sinograms : float32, shape (row, angle, column)
+        Sinograms with nan or inf where nothing was measured.
+
+    Returns
+    -------
+    float32, shape (row, angle, column)
+        Finite everywhere; a row without any finite value becomes 0.
+    """
+    filled = np.array(sinograms)
+    columns = np.arange(sinograms.shape[-1])
+    for index in np.argwhere(~np.isfinite(filled).all(axis=-1)):
+        row = filled[tuple(index)]
+        good = np.isfinite(row)
+        row[~good] = np.interp(columns[~good], columns[good], row[good]) if good.any() else 0
+    return filled
+
+
+def remove_zingers(
+    sinograms: NDArray[np.float32], settings: OutlierSettings | None = None
+) -> tuple[NDArray[np.float32], int]:
+    """Replace single bright spots, where an x-ray hit the sensor, by the median of their neighbours.
+
+    Parameters
+    ----------
+    sinograms : float32, shape (row, angle, column)
+        Transmission; a zinger stands out upwards.
+    settings : OutlierSettings, optional
+        Threshold.
+
+    Returns
+    -------
+    float32, shape (row, angle, column)
+        Sinograms without zingers.
+    int
+        Number of values replaced.
+    """
+    settings = settings or OutlierSettings()
+    if settings.zinger_threshold is None:
+        return sinograms, 0
+    # Neighbours of one column only: a column of its own gain then never looks like an outlier.
+    median = ndimage.median_filter(sinograms, size=(1, 5, 1), mode="mirror")
+    height = sinograms - median
+    noise = MAD_TO_STD * np.median(np.abs(height), axis=(1, 2), keepdims=True)
+    zingers = (height > settings.zinger_threshold * noise) & (noise > 0)
+    return np.where(zingers, median, sinograms), int(zingers.sum())

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quietbeam.reconstruction.angles import angular_weights, direction_order
+
+
+@pytest.mark.parametrize("turn", [np.pi, 2 * np.pi])
+@pytest.mark.parametrize("count", [1, 7, 180])
+def test_equal_steps_weigh_equally(turn, count):
+    theta = -0.3 + np.arange(count) * turn / count
+    np.testing.assert_allclose(angular_weights(theta), np.pi / count, rtol=1e-6)
+
+
+def test_two_projections_of_one_direction_share_its_weight():
+    theta = np.linspace(0, np.pi, 11)  # both ends of the half turn
+    weights = angular_weights(theta)
+    np.testing.assert_allclose(weights[[0, -1]], np.pi / 20, rtol=1e-6)
+    np.testing.assert_allclose(weights[1:-1], np.pi / 10, rtol=1e-6)
+
+
+def test_missing_wedge_is_not_given_to_its_neighbours():
+    theta = np.linspace(0, np.pi / 2, 90)
+    assert angular_weights(theta).max() < 3 * np.pi / 90
+
+
+@given(st.lists(st.floats(-10, 10), min_size=20, max_size=60, unique=True))
+def test_weights_are_positive_and_at_most_the_half_turn(theta):
+    weights = angular_weights(np.array(theta))
+    assert (weights >= 0).all()
+    assert weights.sum() <= np.pi * (1 + 1e-9)
+
+
+def test_order_is_by_direction():
+    theta = np.deg2rad([0, 90, 180, 270, 45])
+    assert direction_order(theta).tolist() == [0, 2, 4, 1, 3]

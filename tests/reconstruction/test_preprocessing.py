@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from quietbeam.reconstruction.normalize import NormalizeSettings, dead_pixels, line_integrals, transmission
+from quietbeam.reconstruction.outliers import OutlierSettings, fill_dead, remove_zingers
+from quietbeam.reconstruction.stripes import StripeSettings, remove_stripes
+
+
+def test_corrected_flats_are_one():
+    rng = np.random.default_rng(0)
+    flats = rng.uniform(900, 1100, (1, 4, 6)).astype(np.float32)
+    darks = rng.uniform(90, 110, (3, 4, 6)).astype(np.float32)
+    np.testing.assert_allclose(transmission(flats, flats, darks).values, 1, rtol=1e-6)
+
+
+def test_line_integrals_undo_beer_lambert():
+    mu = np.linspace(0, 5, 50, dtype=np.float32)
+    values, starved = line_integrals(np.exp(-mu))
+    np.testing.assert_allclose(values, mu, atol=1e-5)
+    assert starved == 0
+
+
+def test_starved_pixels_are_set_to_the_floor_and_counted():
+    values, starved = line_integrals(np.array([1, 0, -2, 0.5], np.float32), NormalizeSettings(min_transmission=0.01))
+    assert starved == 2
+    np.testing.assert_allclose(values[1:3], -np.log(0.01), rtol=1e-6)
+
+
+def test_dead_pixels_are_found_and_become_nan():
+    flats = np.full((2, 3, 8), 1000, np.float32)
+    flats[:, 1, 4] = 3
+    darks = np.zeros((1, 3, 8), np.float32)
+    result = transmission(flats, flats, darks)
+    assert np.argwhere(result.dead).tolist() == [[1, 4]]
+    assert np.isnan(result.values[:, 1, 4]).all()
+    assert dead_pixels(np.full((2, 5), np.nan, np.float32), 0.1).all()
+
+
+def test_dead_values_are_interpolated_along_the_row():
+    sinogram = np.broadcast_to(np.arange(10, dtype=np.float32), (1, 4, 10)).copy()
+    truth = sinogram.copy()
+    sinogram[0, :, [3, 4, 9]] = np.nan
+    truth[0, :, 9] = 8  # beyond the last good value there is nothing to interpolate with
+    np.testing.assert_allclose(fill_dead(sinogram), truth)
+    assert (fill_dead(np.full((1, 2, 5), np.nan, np.float32)) == 0).all()
+
+
+def test_inputs_are_not_changed():
+    sinograms = np.full((1, 9, 12), np.nan, np.float32)
+    fill_dead(sinograms)
+    assert np.isnan(sinograms).all()
+
+
+def test_zingers_go_and_noise_stays():
+    rng = np.random.default_rng(3)
+    clean = rng.normal(1, 0.02, (2, 60, 50)).astype(np.float32)
+    hit = clean.copy()
+    hit[0, 20, 30] += 2
+    hit[1, 5, 49] += 1
+    cured, count = remove_zingers(hit)
+    assert count == 2
+    np.testing.assert_allclose(cured, clean, atol=0.1)
+    assert (cured != hit).sum() == 2
+    assert remove_zingers(hit, OutlierSettings(zinger_threshold=None))[1] == 0
+
+
+def test_a_constant_sinogram_has_no_zingers():
+    assert remove_zingers(np.ones((1, 10, 10), np.float32))[1] == 0
+
+
+@pytest.mark.parametrize("method", ["all", "sorting"])
+def test_stripes_are_removed(method):
+    columns = np.arange(128)
+    rows = np.linspace(0, np.pi, 90)[:, None]
+    clean = (2 + np.sin(columns / 20 + rows) + 0.01 * np.random.default_rng(4).normal(size=(90, 128))).astype(
+        np.float32
+    )
+    striped = clean.copy()
+    striped[:, [40, 90]] += 0.5
+    cured = remove_stripes(striped[None], StripeSettings(method=method))[0]
+    before, after = np.abs(striped - clean)[:, [40, 90]].mean(), np.abs(cured - clean)[:, [40, 90]].mean()
+    assert after < 0.2 * before
+
+
+def test_no_stripe_removal_changes_nothing():
+    sinograms = np.random.default_rng(5).normal(size=(2, 20, 30)).astype(np.float32)
+    np.testing.assert_array_equal(remove_stripes(sinograms, StripeSettings(method="none")), sinograms)
