@@ -89,8 +89,8 @@ def fourier_ring_correlation(
 
     References
     ----------
-    .. [1] van Heel and Schatz, Fourier shell correlation threshold criteria, Journal of Structural Biology 151, 250-262,
-       2005, doi 10.1016/j.jsb.2005.05.009.
+    .. [1] van Heel and Schatz, Fourier shell correlation threshold criteria, Journal of Structural Biology 151,
+       250-262, 2005, doi 10.1016/j.jsb.2005.05.009.
     """
     height, width = first.shape[-2:]
     num_rings = num_rings or max(min(height, width) // 4, 2)
@@ -101,7 +101,8 @@ def fourier_ring_correlation(
     ring = np.minimum((radius * 2 * num_rings).astype(int), num_rings).ravel()  # the corners go to one ring more
 
     def over_rings(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        return np.bincount(ring, values.sum(axis=0, dtype=np.float64).ravel(), num_rings + 1)[:num_rings]
+        weights = values.sum(axis=0, dtype=np.float64).ravel()
+        return np.bincount(ring, weights, num_rings + 1)[:num_rings].astype(np.float64)
 
     power = np.sqrt(over_rings(np.abs(a) ** 2) * over_rings(np.abs(b) ** 2))
     cross = over_rings((a * b.conj()).real)

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["StripeSettings", "remove_stripes"]
 
+LARGE_SIZE, SMALL_SIZE, FULL_WIDTH = 51, 21, 2048
+"""Windows of the method's authors, and the detector that they are for, pixels."""
+
 
 class StripeSettings(BaseModel):
     """Method of ring removal."""
@@ -20,8 +23,8 @@ class StripeSettings(BaseModel):
         "all", description="all kinds of stripes, only partial and full ones (sorting), or none; by algotom."
     )
     snr: float = Field(3.0, gt=0, description="How far a stripe stands out to be treated as a large one.")
-    large_size: int = Field(51, ge=3, description="Window of large stripes, pixels.")
-    small_size: int = Field(21, ge=3, description="Window of small stripes, pixels.")
+    large_size: int | None = Field(None, ge=3, description="Window of large stripes, pixels; None: by the width.")
+    small_size: int | None = Field(None, ge=3, description="Window of small stripes, pixels; None: by the width.")
 
 
 def remove_stripes(sinograms: NDArray[np.float32], settings: StripeSettings | None = None) -> NDArray[np.float32]:
@@ -32,12 +35,17 @@ def remove_stripes(sinograms: NDArray[np.float32], settings: StripeSettings | No
     sinograms : float32, shape (row, angle, column)
         Line integrals.
     settings : StripeSettings, optional
-        Method and windows; a window wider than a quarter of the detector is narrowed to that.
+        Method and windows.
 
     Returns
     -------
     float32, shape (row, angle, column)
         Sinograms without stripes.
+
+    Notes
+    -----
+    The windows of 51 and 21 pixels that [1]_ uses are meant for detectors 2048 pixels wide. On a narrow detector they
+    span structures of the sample and shade the slices, so windows that are not given are scaled with the width.
 
     References
     ----------
@@ -53,8 +61,13 @@ def remove_stripes(sinograms: NDArray[np.float32], settings: StripeSettings | No
 def _remove_stripes(sinogram: NDArray[np.float32], settings: StripeSettings) -> NDArray[np.float32]:
     from algotom.prep.removal import remove_all_stripe, remove_stripe_based_sorting
 
-    widest = max(3, sinogram.shape[1] // 4)
-    large, small = min(settings.large_size, widest), min(settings.small_size, widest)
+    large = settings.large_size or _scaled(LARGE_SIZE, sinogram.shape[1], at_least=5)
+    small = settings.small_size or _scaled(SMALL_SIZE, sinogram.shape[1], at_least=3)
     if settings.method == "sorting":
         return np.asarray(remove_stripe_based_sorting(sinogram, small), dtype=np.float32)
     return np.asarray(remove_all_stripe(sinogram, settings.snr, large, small), dtype=np.float32)
+
+
+def _scaled(window: int, width: int, *, at_least: int) -> int:
+    """Scale a window with the detector's width, to an odd number of pixels."""
+    return max(at_least, 2 * round((window * width / FULL_WIDTH - 1) / 2) + 1)

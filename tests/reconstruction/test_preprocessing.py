@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
+from quietbeam.reconstruction.gridrec import gridrec
 from quietbeam.reconstruction.normalize import NormalizeSettings, dead_pixels, line_integrals, transmission
 from quietbeam.reconstruction.outliers import OutlierSettings, fill_dead, remove_zingers
+from quietbeam.reconstruction.reconstructors import circle
 from quietbeam.reconstruction.stripes import StripeSettings, remove_stripes
+
+SHADING = 0.02
+"""Slow change of a slice by ring removal, over the attenuation of the sample."""
 
 
 def test_corrected_flats_are_one():
@@ -80,6 +86,22 @@ def test_stripes_are_removed(method):
     cured = remove_stripes(striped[None], StripeSettings(method=method))[0]
     before, after = np.abs(striped - clean)[:, [40, 90]].mean(), np.abs(cured - clean)[:, [40, 90]].mean()
     assert after < 0.2 * before
+
+
+@pytest.mark.parametrize("width", [96, 160, 400])
+def test_ring_removal_does_not_shade_the_slices_of_a_narrow_detector(width):
+    """A cylinder with voids, in noise: its smoothed slice must stay what it was (SHADING of its value)."""
+    theta, s = np.arange(180) * np.pi / 180, np.arange(width) - (width - 1) / 2
+    rng = np.random.default_rng(6)
+    sinogram = 2 * np.sqrt(np.clip((0.45 * width) ** 2 - s**2, 0, None)) * np.ones((180, 1))
+    for _ in range(60):
+        x, y, radius = rng.uniform((-0.3, -0.3, 0.02), (0.3, 0.3, 0.08))
+        distance = s - width * (x * np.cos(theta) + y * np.sin(theta))[:, None]
+        sinogram -= 2 * np.sqrt(np.clip((radius * width) ** 2 - distance**2, 0, None))
+    sinogram = (sinogram / width + rng.normal(0, 0.03, sinogram.shape)).astype(np.float32)[None]
+    before, after = (gridrec(sino, theta, (width - 1) / 2) for sino in (sinogram, remove_stripes(sinogram)))
+    change = gaussian_filter((after - before)[0], width / 40) * width * (circle(width) > 0)
+    assert change.std() < SHADING
 
 
 def test_no_stripe_removal_changes_nothing():
