@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quietbeam.reconstruction.errors import ReductionError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from quietbeam.reconstruction.errors import ReductionError
 
 from .msd import MSD, NetworkSettings
 

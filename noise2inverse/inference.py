@@ -38,8 +38,7 @@ def tiles(height: int, width: int, tile_size: int, halo: int = HALO) -> Iterator
     for y in range(0, height, tile_size):
         for x in range(0, width, tile_size):
             rows, columns = _intervals(y, tile_size, height, halo), _intervals(x, tile_size, width, halo)
-            seen, kept, place = zip(rows, columns, strict=True)
-            yield seen, kept, place
+            yield (rows[0], columns[0]), (rows[1], columns[1]), (rows[2], columns[2])
 
 
 def _intervals(start: int, length: int, size: int, halo: int) -> tuple[slice, slice, slice]:
@@ -72,7 +71,7 @@ def denoise_slice(
     images = torch.from_numpy(np.ascontiguousarray(context))[None]
     denoised = np.empty(context.shape[-2:], np.float32)
     with torch.inference_mode():
-        for (rows, columns), kept, place in tiles(denoised.shape[0], denoised.shape[1], tile_size):
+        for (rows, columns), kept, place in tiles(context.shape[-2], context.shape[-1], tile_size):
             tile = model(images[:, :, rows, columns].to(device))
             denoised[place] = tile[0, 0, kept[0], kept[1]].cpu().numpy()
     return denoised

@@ -23,7 +23,7 @@ class PairSettings(BaseModel):
 
     context_slices: int = Field(2, ge=0, description="Slices above and as many below that the network sees too (2.5D).")
     crop_size: int = Field(128, ge=16, description="Side of the random crops, pixels; smaller slices are taken whole.")
-    batch_size: int = Field(4, ge=1, description="Crops of one step.")
+    batch_size: int = Field(1, ge=1, description="Crops of one step.")
 
 
 class Sections(Protocol):

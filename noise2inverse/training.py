@@ -25,9 +25,9 @@ class TrainingSettings(BaseModel):
 
     minutes: float = Field(10.0, gt=0, description="Time to train, minutes; becomes a number of epochs at the start.")
     epochs: int | None = Field(None, ge=1, description="Epochs to train; goes before the time.")
-    steps_per_epoch: int = Field(25, ge=1, description="Steps of an epoch; after each epoch the state is kept.")
+    steps_per_epoch: int = Field(50, ge=1, description="Steps of an epoch; after each epoch the state is kept.")
     learning_rate: float = Field(1e-3, gt=0, description="Step size of Adam.")
-    held_out_batches: int = Field(4, ge=1, description="Fixed batches of the held-out pair that measure progress.")
+    held_out_batches: int = Field(8, ge=1, description="Fixed batches of the held-out pair that measure progress.")
     seed: int = Field(0, ge=0, description="Seed of weights and crops.")
 
 
