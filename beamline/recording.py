@@ -1,0 +1,139 @@
+"""What a reader finds in a scan before anything is decided, and the one table of readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from quietbeam.reconstruction.caveats import Caveat, Decision
+
+__all__ = ["READERS", "Angles", "FrameStack", "Reader", "Recording", "ScanSettings", "reads"]
+
+
+class ScanSettings(BaseModel):
+    """What the user knows about a scan that its file does not tell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flats: Path | None = Field(None, description="open-beam frames: a TIFF file or folder, or file.h5:/inner/path")
+    darks: Path | None = Field(None, description="frames without beam: a TIFF file or folder, or file.h5:/inner/path")
+    no_darks: bool = Field(False, description="the detector counts photons and has no dark signal: darks are zero")
+    angles: str | None = Field(
+        None, description="text file with one angle a line, or START:STOP in degrees (equal steps, stop excluded)"
+    )
+    angle_lines: str | None = Field(
+        None,
+        description="FIRST:STOP, the lines of the angles file that belong to the projections, from 0, stop excluded",
+    )
+    angle_unit: Literal["auto", "degree", "radian"] = Field("auto", description="unit of the stored angles")
+    normalised: Literal["transmission", "attenuation"] | None = Field(
+        None, description="the data are already flat-corrected (transmission), or also minus-logged (attenuation)"
+    )
+    channel: int | None = Field(None, ge=0, description="which energy channel to read, where there are several")
+    entry: str | None = Field(None, description="which entry of an HDF5 file to read, where there are several")
+    allowed_link_roots: tuple[Path, ...] = Field(
+        (), description="folders, besides the scan's own, that links out of an HDF5 file may lead to"
+    )
+
+
+class FrameStack(Protocol):
+    """Frames on disk, read only when asked for.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (frame, row, column).
+    dtype : numpy.dtype
+        As stored.
+    sources : tuple of Path
+        Files that hold the pixels.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frame, row, column."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+        ...
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Files that hold the pixels."""
+        ...
+
+    def read(self, frames: NDArray[np.intp], rows: slice) -> NDArray[np.float32]:
+        """Read some rows of some frames: float32, shape (frame, row, column), in the order of `frames`."""
+        ...
+
+
+class Angles(NamedTuple):
+    """Angles as stored, one per projection.
+
+    Attributes
+    ----------
+    values : float64, shape (angle,)
+        In `unit`.
+    unit : {'degree', 'radian'} or None
+        None where the file does not say.
+    origin : str
+        Where they come from, for messages.
+    source : Path or None
+        The file, if any.
+    """
+
+    values: NDArray[np.float64]
+    unit: Literal["degree", "radian"] | None
+    origin: str
+    source: Path | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recording:
+    """The parts of an acquisition as one reader found them; None is 'the file does not have it'."""
+
+    layout: str
+    projections: FrameStack
+    flats: FrameStack | None = None
+    darks: FrameStack | None = None
+    angles: Angles | None = None
+    name: str | None = None
+    pixel_size: float | None = None
+    energy: float | None = None
+    distance: float | None = None
+    hint: str = ""
+    decisions: tuple[Decision, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+
+
+class Reader(NamedTuple):
+    """One row of the table of readers: the name of a layout, how to know it, how to read it."""
+
+    layout: str
+    recognises: Callable[[Path, ScanSettings], bool]
+    read: Callable[[Path, ScanSettings], Recording]
+
+
+READERS: dict[str, Reader] = {}
+
+
+def reads(
+    layout: str, recognises: Callable[[Path, ScanSettings], bool]
+) -> Callable[[Callable[[Path, ScanSettings], Recording]], Callable[[Path, ScanSettings], Recording]]:
+    """Enter a reader into the table under the name of its layout; earlier entries are tried first."""
+
+    def enter(read: Callable[[Path, ScanSettings], Recording]) -> Callable[[Path, ScanSettings], Recording]:
+        if layout in READERS:
+            raise ValueError(f"a reader for {layout!r} is in the table already")
+        READERS[layout] = Reader(layout, recognises, read)
+        return read
+
+    return enter
