@@ -1,0 +1,67 @@
+"""What an archive says about itself, and how one is to be written; no torch, no HDF5."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+__all__ = ["MOST_CHUNK_VOXELS", "ArchiveHeader", "ArchiveSettings"]
+
+MOST_CHUNK_VOXELS = 2**30
+"""A chunk that declares more is refused before memory is taken for it."""
+
+_MOST_SLICES = 2**20
+
+
+class ArchiveSettings(BaseModel):
+    """How a volume is put into an archive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    codec: str | None = Field("crae", description="learned codec; none: only the residual coder, without training")
+    chunk_slices: int = Field(16, ge=1, le=1024, description="slices that are coded, and later decoded, together")
+    keep_latents: Literal["smaller", "always"] = Field(
+        "smaller", description="keep a chunk's latents only where that makes it smaller, or always"
+    )
+    max_error: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="largest error of a voxel, in the volume's units; not given: decided",
+    )
+
+
+class ArchiveHeader(BaseModel):
+    """What an archive says about itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: tuple[int, int, int] = Field(description="slices, rows, columns")
+    dtype: Literal["float32"] = Field("float32", description="type of a voxel")
+    codec: str | None = Field(description="name of the learned codec")
+    max_error: float = Field(gt=0, allow_inf_nan=False, description="largest error of a voxel, in the volume's units")
+    chunk_slices: int = Field(ge=1, le=1024, description="slices in a chunk; the last may have fewer")
+    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="whatever belongs to the volume, as JSON")
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        slices, rows, columns = self.shape
+        if min(self.shape) < 1 or slices > _MOST_SLICES:
+            raise ValueError(f"shape must be positive with at most {_MOST_SLICES} slices, got {self.shape}")
+        if (voxels := min(self.chunk_slices, slices) * rows * columns) > MOST_CHUNK_VOXELS:
+            raise ValueError(f"a chunk may have at most {MOST_CHUNK_VOXELS} voxels, got {voxels}: lower chunk_slices")
+        return self
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks the slices make."""
+        return -(-self.shape[0] // self.chunk_slices)
+
+    def slices_of(self, chunk: int) -> range:
+        """Give the slices of a chunk."""
+        return range(chunk * self.chunk_slices, min((chunk + 1) * self.chunk_slices, self.shape[0]))
+
+    def chunk_shape(self, chunk: int) -> tuple[int, int, int]:
+        """Give slices, rows and columns of a chunk."""
+        return (len(self.slices_of(chunk)), *self.shape[1:])

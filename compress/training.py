@@ -1,0 +1,136 @@
+"""One training loop for all learned codecs: no disk, no clock, no choice of device.
+
+An epoch is a function of the weights, the optimiser's state, the seed and the epoch's number, so that training which is
+taken up again from a checkpoint gives the same bits on one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .codec import Codec, CodecSettings, SliceSource
+
+__all__ = ["CodecTrainer", "EpochMetrics"]
+
+_MOST_HELD_OUT = 4
+_TILE = 32
+
+
+class EpochMetrics(NamedTuple):
+    """How an epoch went.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over the steps of the epoch.
+    held_out : float
+        Loss on the held-out crops after the epoch.
+    """
+
+    loss: float
+    held_out: float
+
+
+class CodecTrainer:
+    """Trains a codec on random crops of a volume's slices.
+
+    About one slice in ten, at most four, is held out; of a volume with one slice, that one is trained on too.
+
+    Parameters
+    ----------
+    codec : Codec
+        Built by `Codec.for_volume`; its network is trained in place, on the device where it is.
+    source : SliceSource
+        The volume, shape (slice, y, x); only `slices_per_epoch` slices are read for an epoch.
+    settings : CodecSettings
+        Crop size, batch size, steps, learning rate.
+    seed : int
+        Which crops are drawn.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        What is trained: encoder and decoder.
+    optimizer : torch.optim.Optimizer
+        Adam; a checkpoint holds its state beside the model's.
+    steps_per_epoch : int
+        Calls of `on_step` in an epoch.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps_per_epoch: int
+
+    def __init__(self, codec: Codec, source: SliceSource, settings: CodecSettings, seed: int) -> None:
+        self._codec, self._source, self._settings, self._seed = codec, source, settings, seed
+        self.model = codec.network
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
+        self.steps_per_epoch = settings.steps_per_epoch
+        num_slices = source.shape[0]
+        self._held_out = _evenly_spaced(num_slices, min(_MOST_HELD_OUT, -(-num_slices // 10)))
+        self._trained = sorted(set(range(num_slices)) - set(self._held_out)) or self._held_out
+
+    def train_epoch(self, epoch: int, on_step: Callable[[int, float], None] = lambda step, loss: None) -> EpochMetrics:
+        """Train for one epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Its number, from 0; the crops depend on nothing but the seed and this.
+        on_step : callable
+            Called after each step with its number in the epoch and its loss.
+
+        Returns
+        -------
+        EpochMetrics
+            Mean loss, and loss on the held-out crops.
+        """
+        rng = np.random.default_rng([self._seed, epoch])
+        num_read = min(self._settings.slices_per_epoch, len(self._trained))
+        planes = self._read(sorted(rng.choice(self._trained, num_read, replace=False).tolist()))
+        losses = []
+        self.model.train()
+        for step in range(self.steps_per_epoch):
+            crops = [self._crop(planes[rng.integers(len(planes))], rng) for _ in range(self._settings.batch_size)]
+            losses.append(self._step(self._batch(crops)))
+            on_step(step, losses[-1])
+        return EpochMetrics(float(np.mean(losses)), self.held_out_loss())
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Give the loss on the middle of the held-out slices."""
+        self.model.eval()
+        crops = [self._crop(plane, None) for plane in self._read(self._held_out)]
+        return float(self._codec.loss(self._batch(crops)))
+
+    def _step(self, crops: Tensor) -> float:
+        self.optimizer.zero_grad()
+        loss = self._codec.loss(crops)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _batch(self, crops: list[NDArray[np.float32]]) -> Tensor:
+        return torch.from_numpy(np.stack(crops)[:, None]).to(next(self.model.parameters()).device)
+
+    def _read(self, indices: list[int]) -> NDArray[np.float32]:
+        return np.concatenate([np.asarray(self._source[index : index + 1], np.float32) for index in indices])
+
+    def _crop(self, plane: NDArray[np.float32], rng: np.random.Generator | None) -> NDArray[np.float32]:
+        """Cut a square out, at random or from the middle; a smaller slice is enlarged to multiples of 32."""
+        free = [max(size - self._settings.crop_size, 0) for size in plane.shape]
+        y, x = ((size // 2 if rng is None else int(rng.integers(size + 1))) for size in free)
+        crop = plane[y : y + self._settings.crop_size, x : x + self._settings.crop_size]
+        return np.pad(crop, [(0, -size % _TILE) for size in crop.shape], mode="edge")
+
+
+def _evenly_spaced(num_slices: int, count: int) -> list[int]:
+    """Give the middles of `count` equal parts."""
+    return [(2 * part + 1) * num_slices // (2 * count) for part in range(count)]
