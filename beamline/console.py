@@ -1,0 +1,204 @@
+"""The `quietbeam` command: parse, call one function, report. Heavy imports wait for the command that needs them."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quietbeam.reconstruction.errors import QuietbeamError
+
+if TYPE_CHECKING:
+    from .settings import ReductionSettings
+
+__all__ = ["app", "main"]
+
+FAILED, USAGE, NO_SPACE, VERIFY_FAILED = 1, 2, 5, 7
+"""Exit codes; those of quietbeam's own errors are in `quietbeam.reconstruction.errors`."""
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+
+ScanPath = Annotated[Path, typer.Argument(metavar="SCAN", help="DXchange or NXtomo file, or folder of TIFF files.")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.NAME=VALUE", help="One setting; may be repeated.")
+]
+Result = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder, or archive file.")]
+
+
+@app.command()
+def reduce(
+    scan: ScanPath,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Output folder. [SCAN_reduced, here]")] = None,
+    config: Config = None,
+    sets: Sets = None,
+    flats: Annotated[Path | None, typer.Option(help="Flats: TIFF file or folder, or FILE.h5:/PATH.")] = None,
+    darks: Annotated[Path | None, typer.Option(help="Darks: likewise.")] = None,
+    angles: Annotated[str | None, typer.Option(help="Text file of angles, or START:STOP in degrees.")] = None,
+    angle_lines: Annotated[str | None, typer.Option(help="FIRST:STOP, lines of the angles file to use.")] = None,
+    normalised: Annotated[bool, typer.Option("--normalised", help="Data are line integrals already.")] = False,
+    rotation_axis: Annotated[float | None, typer.Option(help="Column of the axis, pixels from 0.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time to train the denoiser.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it takes.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of other settings in OUT.")] = False,
+) -> None:
+    """Reduce one scan to a denoised volume in a verified archive, with a report.
+
+    Example: `quietbeam reduce scan.h5 -o results --minutes 5`. The same command goes on after a crash.
+    """
+    options: dict[str, object] = {
+        "scan.flats": flats,
+        "scan.darks": darks,
+        "scan.angles": angles,
+        "scan.angle_lines": angle_lines,
+    }
+    options |= {"rotation_axis.column": rotation_axis, "training.minutes": minutes}
+    options["scan.normalised"] = "attenuation" if normalised else None
+    settings = _settings(config, sets, options)
+    if dry_run:
+        _dry_run(scan, settings)
+    else:
+        _reduce(scan, output or Path(f"{scan.resolve().stem}_reduced"), settings, overwrite)
+
+
+@app.command()
+def verify(result: Result) -> None:
+    """Check every file of a result against its manifest and decode its archive. Nothing is repaired."""
+    from .manifest import verify_output
+
+    check = verify_output(result)
+    for line in check.checked:
+        typer.echo(f"ok       {line}")
+    for line in check.damaged:
+        typer.echo(f"DAMAGED  {line}")
+    typer.echo(f"{result}: {'damaged' if check.damaged else 'verified'}")
+    if check.damaged:
+        raise typer.Exit(VERIFY_FAILED)
+
+
+@app.command()
+def extract(
+    result: Result,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to make; a folder for TIFF.")],
+    slices: Annotated[str | None, typer.Option(help="For example 10:20, or 7. [all]")] = None,
+    file_format: Annotated[str, typer.Option("-f", "--format", help="tiff, h5 or npy.")] = "tiff",
+) -> None:
+    """Decode slices of an archive into TIFF, HDF5 or NumPy files."""
+    from .export import FORMATS
+    from .export import extract as extract_slices
+
+    if file_format not in FORMATS:
+        raise typer.BadParameter(f"format must be one of {', '.join(FORMATS)}, got {file_format}")
+    typer.echo(f"wrote {extract_slices(_archive(result), output, slices, file_format)}")
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(metavar="PATH", help="Scan, output folder or archive.")]) -> None:
+    """Say what a scan or an archive holds."""
+    from .inspect import describe_path
+
+    for line in describe_path(path):
+        typer.echo(line)
+
+
+@app.command()
+def simulate(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="DXchange file to write.")],
+    rows: Annotated[int | None, typer.Option(help="Detector rows.")] = None,
+    columns: Annotated[int | None, typer.Option(help="Detector columns.")] = None,
+    angles: Annotated[int | None, typer.Option(help="Projections of the half turn.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sample and noise.")] = None,
+) -> None:
+    """Write a simulated scan of a foam, and the true volume beside it."""
+    from .simulate import SimulateSettings, simulate_scan, truth_path
+
+    given = {"num_rows": rows, "num_columns": columns, "num_angles": angles, "seed": seed}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    simulate_scan(path, SimulateSettings.model_validate({k: v for k, v in given.items() if v is not None}))
+    typer.echo(f"wrote {path} and {truth_path(path)}")
+
+
+@app.command()
+def compare(
+    result: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True volume, .npy.")],
+) -> None:
+    """Measure a result, and plain reconstructions of its scan, against a known truth."""
+    from .compare import compare_with_truth
+
+    decibels = compare_with_truth(result, truth)
+    for name, value in decibels.items():
+        gain = "" if name == "archive" else f"  (the archive is {decibels['archive'] - value:+.2f} dB)"
+        typer.echo(f"{name:<8} PSNR {value:6.2f} dB{gain}")
+
+
+@app.command()
+def settings(
+    config: Config = None,
+    sets: Sets = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema instead.")] = False,
+) -> None:
+    """Print all settings as they would be used, as JSON."""
+    import json
+
+    from .settings import ReductionSettings
+
+    content = ReductionSettings.model_json_schema() if schema else _settings(config, sets, {}).model_dump(mode="json")
+    typer.echo(json.dumps(content, indent=1))
+
+
+def _settings(config: Path | None, sets: list[str] | None, options: dict[str, object]) -> ReductionSettings:
+    from .settings import SettingsError, read_settings
+
+    try:
+        return read_settings(config, sets or (), {name: value for name, value in options.items() if value is not None})
+    except SettingsError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _reduce(scan: Path, output: Path, settings: ReductionSettings, overwrite: bool) -> None:
+    from .progress import console_progress
+    from .reduce import reduce_scan
+    from .workspace import REPORT
+
+    if not reduce_scan(scan, output, settings, progress=console_progress(), overwrite=overwrite):
+        typer.echo("nothing left to do: the same scan was reduced with the same settings")
+    typer.echo(f"report: {(output / REPORT).resolve()}")
+
+
+def _dry_run(path: Path, settings: ReductionSettings) -> None:
+    from .inspect import describe_plan
+
+    for line in describe_plan(path, settings):
+        typer.echo(line)
+
+
+def _archive(result: Path) -> Path:
+    from .workspace import ARCHIVE
+
+    return result / ARCHIVE if result.is_dir() else result
+
+
+def main() -> None:
+    """Run the command; every error that a user can meet ends in one line and an exit code."""
+    try:
+        app()
+    except QuietbeamError as error:
+        _fail(str(error), error.exit_code)
+    except (ValueError, FileExistsError) as error:
+        _fail(str(error), USAGE)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _fail(f"{error.filename or 'disk'}: {error.strerror or error}", NO_SPACE if full else FAILED)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)

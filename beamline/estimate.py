@@ -1,0 +1,115 @@
+"""What a reduction will take, said before it begins."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from quietbeam.reconstruction.errors import SpaceError
+
+from .pipeline import MEMORY_SHARE, bytes_per_row, chunk_rows
+from .scan import Scan
+from .settings import ReductionSettings
+
+__all__ = ["Estimate", "check_space", "estimate"]
+
+BASE_MEMORY = 600 * 2**20
+"""Bytes of the interpreter with torch and the other libraries."""
+ARCHIVE_SHARE = 0.25
+"""Bytes of the archive over those of the float32 volume, taken generously."""
+VOXELS_PER_SECOND = 2.5e6
+VALUES_PER_SECOND = 2.0e6
+"""Reconstruction (voxels of all sections) and cleaning (values of the sinograms) on one core."""
+FLOPS_PER_SECOND = 1.5e10
+"""The network on one core."""
+
+
+class Estimate(NamedTuple):
+    """What a reduction will take.
+
+    Attributes
+    ----------
+    memory, disk, output : int
+        Largest memory, scratch disk and final size, bytes.
+    seconds : float
+        Wall time on one core, without the other load of the machine.
+    """
+
+    memory: int
+    disk: int
+    output: int
+    seconds: float
+
+
+def estimate(scan: Scan, settings: ReductionSettings) -> Estimate:
+    """Estimate memory, disk and time from the shape of a scan.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : ReductionSettings
+        All settings.
+
+    Returns
+    -------
+    Estimate
+        Rough: no calibration on the machine at hand.
+    """
+    volume = 4 * scan.num_rows * scan.num_columns**2
+    sections = settings.sections.num_sections
+    output = int(ARCHIVE_SHARE * volume) + 2**21
+    disk = volume * (sections + 1) + 2 * output
+    rows_in_memory = max(1, int(psutil.virtual_memory().available * MEMORY_SHARE // bytes_per_row(scan, settings)))
+    chunk = chunk_rows(scan, settings, rows_in_memory) * bytes_per_row(scan, settings)
+    return Estimate(BASE_MEMORY + max(chunk, _network_bytes(scan, settings)), disk, output, _seconds(scan, settings))
+
+
+def _network_bytes(scan: Scan, settings: ReductionSettings) -> int:
+    """Features and nine taps of a tile; of a batch of crops, features, their gradients and the taps twice."""
+    channels = 2 * settings.pairs.context_slices + 1 + settings.network.depth * settings.network.width
+    tile = min(settings.compute.tile_size + 192, scan.num_columns)
+    crop = min(settings.pairs.crop_size, scan.num_columns)
+    training = settings.pairs.batch_size * crop**2 * (2 * channels + 20)
+    return 4 * max(tile**2 * (channels + 12), training)
+
+
+def _seconds(scan: Scan, settings: ReductionSettings) -> float:
+    voxels = scan.num_rows * scan.num_columns**2
+    values = scan.num_rows * scan.num_columns * scan.num_projections
+    depth, width = settings.network.depth, settings.network.width
+    flops = 18 * width * sum(2 * settings.pairs.context_slices + 1 + width * layer for layer in range(depth))
+    training = 60 * (settings.training.minutes + settings.codec.minutes * (settings.archive.codec is not None))
+    reconstruction = voxels * settings.sections.num_sections / VOXELS_PER_SECOND
+    return values / VALUES_PER_SECOND + reconstruction + training + voxels * flops / FLOPS_PER_SECOND + voxels / 1e6
+
+
+def check_space(scan: Scan, settings: ReductionSettings, output: Path) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : ReductionSettings
+        All settings.
+    output : Path
+        Folder for results and scratch; what is in it counts as free, since it is part of what is needed.
+
+    Raises
+    ------
+    SpaceError
+        With the numbers.
+    """
+    needed = estimate(scan, settings).disk
+    free = shutil.disk_usage(output).free
+    used = sum(path.stat().st_blocks * 512 for path in (output / "work").glob("*"))
+    if needed > free + used:
+        gib = 2**30
+        raise SpaceError(
+            f"{output}: the job needs {needed / gib:.2f} GiB of disk, {(free + used) / gib:.2f} GiB are free: "
+            "free some, or choose another -o"
+        )

@@ -1,0 +1,131 @@
+"""Slices out of an archive, as files that other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quietbeam.compress.archive import Archive, open_archive
+
+from .atomic import atomic_path
+
+__all__ = ["FORMATS", "extract", "parse_slices"]
+
+
+def parse_slices(text: str | None, num_slices: int) -> slice:
+    """Read ``10:20``, ``10:``, ``:20``, ``7`` or ``-1`` as slices of a volume.
+
+    Parameters
+    ----------
+    text : str or None
+        None is all.
+    num_slices : int
+        Slices there are.
+
+    Returns
+    -------
+    slice
+        With start and stop in [0, num_slices], not empty.
+
+    Raises
+    ------
+    ValueError
+        Naming what was expected.
+    """
+    if text is None:
+        return slice(0, num_slices)
+    try:
+        first, colon, last = text.partition(":")
+        start = int(first) if first else 0
+        stop = (int(last) if last else num_slices) if colon else (start + 1 or num_slices)
+        start, stop, _ = slice(start, stop).indices(num_slices)
+    except ValueError:
+        raise ValueError(f"expected slices like 10:20 or 7, got {text!r}") from None
+    if start >= stop:
+        raise ValueError(f"slices {text} are empty: the archive has slices 0 to {num_slices - 1}")
+    return slice(start, stop)
+
+
+def extract(path: Path, output: Path, slices: str | None, file_format: str) -> Path:
+    """Decode slices of an archive into a file or, for TIFF, a folder of files.
+
+    Parameters
+    ----------
+    path : Path
+        Archive, or output folder that holds one.
+    output : Path
+        File or folder to make; never one that is there.
+    slices : str or None
+        As for `parse_slices`.
+    file_format : str
+        One of `FORMATS`.
+
+    Returns
+    -------
+    Path
+        What was made.
+
+    Raises
+    ------
+    ArchiveError
+        If the archive is damaged.
+    FileExistsError
+        If `output` is there.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} is there already: choose another -o")
+    with open_archive(path) as archive, atomic_path(output) as temporary:
+        FORMATS[file_format](archive, temporary, parse_slices(slices, archive.shape[0]))
+    return output
+
+
+def _chunks(archive: Archive, slices: slice) -> list[slice]:
+    size = archive.header.chunk_slices
+    starts = range(slices.start - slices.start % size, slices.stop, size)
+    return [slice(max(start, slices.start), min(start + size, slices.stop)) for start in starts]
+
+
+def _to_npy(archive: Archive, path: Path, slices: slice) -> None:
+    shape = (slices.stop - slices.start, *archive.shape[1:])
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for chunk in _chunks(archive, slices):
+            file.write(np.ascontiguousarray(archive[chunk], dtype="<f4").data)
+
+
+def _to_h5(archive: Archive, path: Path, slices: slice) -> None:
+    import h5py
+
+    pixel_size = archive.metadata.get("pixel_size")
+    with h5py.File(path, "w") as file:
+        entry = file.create_group("entry")
+        group = entry.create_group("data")
+        file.attrs["default"], entry.attrs["default"] = "entry", "data"
+        entry.attrs["NX_class"], group.attrs["NX_class"], group.attrs["signal"] = "NXentry", "NXdata", "data"
+        shape = (slices.stop - slices.start, *archive.shape[1:])
+        data = group.create_dataset("data", shape, "f4", chunks=(1, *shape[1:]), fletcher32=True)
+        data.attrs["units"] = str(archive.metadata.get("unit", "1/pixel"))
+        if isinstance(pixel_size, float):
+            data.attrs["pixel_size_m"] = pixel_size
+        for chunk in _chunks(archive, slices):
+            data[chunk.start - slices.start : chunk.stop - slices.start] = archive[chunk]
+
+
+def _to_tiff(archive: Archive, path: Path, slices: slice) -> None:
+    import tifffile
+
+    path.mkdir()
+    digits = len(str(archive.shape[0] - 1))
+    for chunk in _chunks(archive, slices):
+        for index, image in enumerate(archive[chunk], chunk.start):
+            _write_tiff(tifffile.imwrite, path / f"slice_{index:0{digits}d}.tiff", image)
+
+
+def _write_tiff(write: Callable[..., object], path: Path, image: NDArray[np.float32]) -> None:
+    write(path, image, photometric="minisblack", software="quietbeam", metadata=None)
+
+
+FORMATS: dict[str, Callable[[Archive, Path, slice], None]] = {"tiff": _to_tiff, "h5": _to_h5, "npy": _to_npy}

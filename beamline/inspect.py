@@ -1,0 +1,110 @@
+"""What a scan or an archive is, and what a reduction would do with it, in lines to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from quietbeam.compress.archive import open_archive
+from quietbeam.reconstruction.sections import split_angles
+
+from .estimate import estimate
+from .hdf5_links import is_hdf5
+from .scan import Scan, open_scan
+from .settings import ReductionSettings
+from .workspace import ARCHIVE
+
+__all__ = ["describe_path", "describe_plan", "describe_scan"]
+
+
+def describe_path(path: Path) -> Iterator[str]:
+    """Describe a scan, an archive, or an output folder.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder.
+
+    Yields
+    ------
+    str
+        Lines.
+    """
+    archive = path / ARCHIVE if (path / ARCHIVE).exists() else path
+    if _is_archive(archive):
+        yield from _describe_archive(archive)
+    else:
+        yield from describe_scan(open_scan(path))
+
+
+def describe_scan(scan: Scan) -> Iterator[str]:
+    """Describe a scan; see `describe_path`."""
+    first, last = np.rad2deg(scan.theta[[0, -1]])
+    yield f"scan        {scan.path}"
+    yield f"layout      {scan.layout}"
+    yield f"sample      {scan.name}"
+    yield f"projections {scan.num_projections} of {scan.num_rows} rows x {scan.num_columns} columns, {scan.dtype}"
+    yield f"angles      {first:.3f} to {last:.3f} degrees"
+    yield f"flats       {scan.num_flats}, darks {scan.num_darks}"
+    known = {"pixel size": (scan.pixel_size, "m"), "energy": (scan.energy, "keV"), "distance": (scan.distance, "m")}
+    for name, (value, unit) in known.items():
+        yield f"{name:<11} {'not known' if value is None else f'{value:g} {unit}'}"
+    for decision in scan.decisions:
+        yield f"{decision.name}: {decision.value}  ({decision.reason})"
+    for caveat in scan.caveats:
+        yield f"warning [{caveat.code}]: {caveat.message}"
+
+
+def _describe_archive(path: Path) -> Iterator[str]:
+    with open_archive(path) as archive:
+        header = archive.header
+        yield f"archive     {path}"
+        yield f"sample      {header.metadata.get('name')}"
+        yield f"volume      {' x '.join(map(str, archive.shape))} (slice, y, x), float32, {header.metadata.get('unit')}"
+        yield f"codec       {header.codec or 'residual coder alone'}, chunks of {header.chunk_slices} slices"
+        yield f"size        {archive.num_bytes} bytes, {archive.bits_per_voxel:.3f} bits per voxel"
+        yield f"max error   {header.max_error:.4g} at every voxel"
+        yield f"made by     quietbeam {header.metadata.get('version')}"
+
+
+def _is_archive(path: Path) -> bool:
+    if not (path.is_file() and is_hdf5(path)):
+        return False
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        return str(file.attrs.get("format", "")).startswith("quietbeam-archive")
+
+
+def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
+    """Describe what a reduction would do, and take.
+
+    Parameters
+    ----------
+    path : Path
+        The scan.
+    settings : ReductionSettings
+        All settings.
+
+    Yields
+    ------
+    str
+        Lines.
+    """
+    scan = open_scan(path, settings.scan)
+    yield from describe_scan(scan)
+    sections = split_angles(scan.theta, settings.sections.num_sections)
+    yield f"sections    {len(sections)}, of {min(map(len, sections))} to {max(map(len, sections))} projections"
+    yield f"reconstruct {settings.reconstruction.method}, {scan.num_rows} slices of {scan.num_columns}^2 voxels"
+    depth, context = settings.network.depth, settings.pairs.context_slices
+    length = (
+        f"{settings.training.epochs} epochs" if settings.training.epochs else f"{settings.training.minutes:g} minutes"
+    )
+    yield f"train       MS-D network, depth {depth}, {2 * context + 1} slices seen, {length}"
+    yield f"archive     codec {settings.archive.codec}, chunks of {settings.archive.chunk_slices} slices"
+    needed, gib = estimate(scan, settings), 2**30
+    yield f"memory      about {needed.memory / gib:.2f} GiB"
+    yield f"disk        about {needed.disk / gib:.2f} GiB while it runs, {needed.output / gib:.3f} GiB at the end"
+    yield f"time        about {needed.seconds / 60:.1f} minutes on one core"

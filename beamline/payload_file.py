@@ -1,0 +1,51 @@
+"""Encoded chunks one after the other in a file, with their places in a journal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quietbeam.reconstruction.errors import ReductionError
+
+from .journal import Journal
+
+__all__ = ["PayloadFile"]
+
+
+class PayloadFile:
+    """Payloads on a scratch disk; iterating reads them back one by one.
+
+    Parameters
+    ----------
+    path : Path
+        The file; what lies behind the journal's last payload is written over.
+    journal : Journal
+        Its records hold what `append` gave.
+    """
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self.path, self.journal = path, journal
+        self.path.touch()
+
+    def append(self, payload: bytes) -> dict[str, Any]:
+        """Write a payload behind the last one and wait until it is on the disk; give its place."""
+        last = self.journal.records[-1] if self.journal.records else {"offset": 0, "length": 0}
+        offset = last["offset"] + last["length"]
+        with self.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        return {"offset": offset, "length": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            for record in self.journal.records:
+                file.seek(record["offset"])
+                payload = file.read(record["length"])
+                if hashlib.sha256(payload).hexdigest() != record["sha256"]:
+                    raise ReductionError(f"{self.path}: damaged on the disk: remove {self.path.parent} to begin anew")
+                yield payload

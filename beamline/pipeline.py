@@ -1,0 +1,492 @@
+"""The reduction of one scan: the stages in their order, each taken up where it was stopped.
+
+==============  =============================================  ==========================================
+stage           leaves in the scratch folder                   unit that a crash can cost
+==============  =============================================  ==========================================
+identify        identity.json                                  reading the scan once
+axis            axis.json                                      all of it (seconds)
+reconstruct     sections.npy, sections.jsonl                   one chunk of slices
+train           plan.json, training.safetensors                one epoch
+denoise         denoised.npy, denoised.jsonl                   one chunk of slices
+fit codec       codec-plan.json, codec.safetensors             one epoch
+encode          payloads.bin, payloads.jsonl                   one chunk of slices
+archive         denoised.h5, then renamed into place           writing the archive
+report          report.html, network.safetensors in place      drawing the pictures
+manifest        manifest.json in place; the scratch folder goes
+==============  =============================================  ==========================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+from collections import Counter
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+
+from quietbeam.compress.archive import ArchiveHeader, EncodedChunk, encode_chunk, verify_archive, write_archive
+from quietbeam.compress.codec import Codec, codec
+from quietbeam.compress.training import CodecTrainer
+from quietbeam.noise2inverse.checkpoint import network_bytes
+from quietbeam.noise2inverse.inference import denoise_slice
+from quietbeam.noise2inverse.msd import MSD
+from quietbeam.noise2inverse.pairs import Pairs, context_indices
+from quietbeam.noise2inverse.training import NoiseTrainer
+from quietbeam.reconstruction.caveats import Caveat, Decision
+from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.reconstructors import circle, reconstruct
+from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_axis
+from quietbeam.reconstruction.sections import section_shares, split_angles
+from quietbeam.reconstruction.stripes import StripeSettings
+
+from .atomic import write_atomically
+from .epochs import epochs_for, train
+from .journal import Journal, stage_key
+from .payload_file import PayloadFile
+from .progress import JobProgress
+from .scan import Scan, scan_identity
+from .settings import ReductionSettings
+from .sinograms import SinogramSettings, clean_sinograms, count_caveats
+from .volume_file import VolumeFile
+from .workspace import ARCHIVE, NETWORK, Workspace
+
+__all__ = ["Reduction", "bytes_per_row", "chunk_rows", "file_signature", "max_error_of", "middle_rows"]
+
+FORMAT = 1
+"""Raised when a stage computes something else from the same settings: older scratch files are then not used."""
+ERROR_SHARE = 0.1
+"""The archive's largest error over the noise of the reconstruction, where no other is asked for."""
+MEMORY_SHARE = 0.25
+"""Share of the free memory that a chunk may take."""
+WEAK_MIRROR = 0.5
+"""Correlation of opposite projections below which the axis is doubtful."""
+
+
+class Reduction:
+    """One scan on its way to an archive.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : ReductionSettings
+        All settings.
+    workspace : Workspace
+        Output folder, locked by the caller.
+    progress : JobProgress
+        Where to tell what happens.
+    """
+
+    def __init__(self, scan: Scan, settings: ReductionSettings, workspace: Workspace, progress: JobProgress) -> None:
+        self.scan, self.settings, self.workspace, self.progress = scan, settings, workspace, progress
+        self.threads = settings.compute.threads or len(psutil.Process().cpu_affinity() or [0])
+        self.device = _device(settings.compute.device)
+        self.decisions: list[Decision] = []
+        self.caveats: list[Caveat] = []
+        self.shape = (scan.num_rows, scan.num_columns, scan.num_columns)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What was measured: the hashes of all files of the scan."""
+        record = self.workspace.record("identity", stage_key("identity", file_signature(self.scan)))
+        with self.workspace.timed("identify"):
+            return record.load() or record.store(scan_identity(self.scan))
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that the result depends on."""
+        settings = self.settings.model_dump(mode="json", exclude={"compute"})
+        return stage_key("result", FORMAT, self.identity["sha256"], settings)
+
+    def run(self) -> None:
+        """Run all stages up to the archive and the network in place."""
+        torch.set_num_threads(self.threads)
+        for decision in self.scan.decisions:
+            self._decide(*decision)
+        for caveat in self.scan.caveats:
+            self._doubt(caveat)
+        self._decide("split", *self._describe_sections())
+        self.axis = self._find_axis()
+        self.sections, self.noise = self._reconstruct()
+        self.model, self.history = self._train()
+        self.denoised = self._denoise()
+        self.max_error = self._choose_max_error()
+        self.codec, self.codec_history = self._fit_codec()
+        self.payloads, self.encoded = self._encode()
+        self._write_archive()
+        self._write_network()
+
+    # -- stages ----------------------------------------------------------------------------------------------------
+
+    def _find_axis(self) -> RotationAxis:
+        settings = self._sinogram_settings()
+        key = stage_key("axis", self._base_key, self.settings.rotation_axis.model_dump(), settings.model_dump())
+        record = self.workspace.record("axis", key)
+        found = record.load()
+        if found is None:
+            with self.workspace.timed("rotation axis"):
+                rows = middle_rows(self.scan, self.settings.rotation_axis.num_rows, self._rows_in_memory())
+                raw = settings.model_copy(update={"stripes": StripeSettings(method="none")})
+                sinograms, _ = clean_sinograms(self.scan, rows, raw)
+                found = record.store(
+                    find_rotation_axis(sinograms, self.scan.theta, self.settings.rotation_axis)._asdict()
+                )
+        axis = RotationAxis(**found | {"caveats": tuple(Caveat(*caveat) for caveat in found["caveats"])})
+        others = ", ".join(f"{name} {column:.2f}" for name, (column, _) in axis.candidates.items())
+        reason = f"{axis.method}; opposite projections correlate {axis.score:.3f}; candidates: {others}"
+        self._decide("rotation axis", f"{axis.column:.2f} px", reason)
+        for caveat in axis.caveats:
+            self._doubt(caveat)
+        if axis.score < WEAK_MIRROR:
+            self._doubt(
+                Caveat(
+                    "weak-rotation-axis", f"opposite projections correlate only {axis.score:.2f}: look at the slices"
+                )
+            )
+        return axis
+
+    def _reconstruct(self) -> tuple[VolumeFile, float]:
+        settings, sections = self.settings, self._sections
+        key = self._reconstruction_key
+        journal = self.workspace.journal("sections", key)
+        volume = self.workspace.volume("sections", (self.shape[0], len(sections), *self.shape[1:]), journal)
+        counts: Counter[str] = Counter()
+        for chunk in self._chunks("reconstruct", journal, chunk_rows(self.scan, settings, self._rows_in_memory())):
+            sinograms, chunk_counts = clean_sinograms(self.scan, chunk, self._sinogram_settings())
+            slices = np.stack([self._slices(sinograms, section) for section in sections], axis=1)
+            volume.write(chunk.start, slices)
+            variance = float(self._noise_variance(slices))
+            journal.append({"stop": chunk.stop, "variance": variance, "counts": dict(chunk_counts)})
+        for record in journal.records:
+            counts.update(record["counts"])
+        for caveat in count_caveats(counts):
+            self._doubt(caveat)
+        self._decide("reconstruction", settings.reconstruction.method, f"filter {settings.reconstruction.filter}")
+        return volume, math.sqrt(sum(record["variance"] for record in journal.records) / self.shape[0])
+
+    def _train(self) -> tuple[MSD, list[dict[str, float]]]:
+        settings = self.settings.training
+        self._check_slice_size()
+        epochs = self._plan_epochs("plan", self._training_key, settings.minutes, settings.epochs, self._noise_trainer)
+        trainer = self._noise_trainer()
+        with self.workspace.timed("train"):
+            checkpoint = self.workspace.scratch / "training.safetensors"
+            key = stage_key("training", self._training_key, epochs)
+            history = train(trainer, epochs, checkpoint, key, name="train", progress=self.progress)
+        return trainer.model.eval(), history
+
+    def _denoise(self) -> VolumeFile:
+        journal = self.workspace.journal("denoised", self._denoised_key)
+        volume = self.workspace.volume("denoised", self.shape, journal)
+        for chunk in self._chunks("denoise", journal, self.settings.compute.chunk_slices):
+            slices = np.stack([self.denoise_one(index) for index in range(chunk.start, chunk.stop)])
+            if not np.isfinite(slices).all():
+                raise ReductionError("the network gave values that are not finite: lower training.learning_rate")
+            volume.write(chunk.start, slices)
+            journal.append({"stop": chunk.stop, "min": float(slices.min()), "max": float(slices.max())})
+        self.range = min(r["min"] for r in journal.records), max(r["max"] for r in journal.records)
+        return volume
+
+    def _choose_max_error(self) -> float:
+        value, reason = max_error_of(self.settings.archive.max_error, self.noise, self.range)
+        self._decide("max_error", f"{value:.4g} {self.unit}", reason)
+        return value
+
+    def _fit_codec(self) -> tuple[Codec | None, list[dict[str, float]]]:
+        settings = self.settings.codec
+        if self.settings.archive.codec is None:
+            self._decide("codec", "none", "archive.codec: the residual coder alone")
+            return None, []
+
+        def new_trainer() -> CodecTrainer:
+            return self._codec_trainer(self._new_codec())
+
+        epochs = self._plan_epochs("codec-plan", self._codec_key, settings.minutes, settings.epochs, new_trainer)
+        learned = self._new_codec()
+        trainer = self._codec_trainer(learned)
+        with self.workspace.timed("fit codec"):
+            checkpoint = self.workspace.scratch / "codec.safetensors"
+            key = stage_key("codec", self._codec_key, epochs)
+            history = train(trainer, epochs, checkpoint, key, name="fit codec", progress=self.progress)
+        name = self.settings.archive.codec
+        self._decide("codec", name, f"decoder of {learned.num_parameters} parameters")
+        return learned, history
+
+    def _encode(self) -> tuple[PayloadFile, list[dict[str, Any]]]:
+        journal = self.workspace.journal("payloads", stage_key("encode", self._codec_key, self.max_error))
+        payloads = PayloadFile(self.workspace.scratch / "payloads.bin", journal)
+        for chunk in self._chunks("encode", journal, self.settings.archive.chunk_slices):
+            encoded = encode_chunk(
+                self.codec, self.denoised[chunk], self.max_error, keep_latents=self.settings.archive.keep_latents
+            )
+            journal.append({"stop": chunk.stop, **payloads.append(encoded.payload), **_cost(encoded)})
+        if self.codec:
+            paid = sum(record["num_latent_bytes"] > 0 for record in journal.records)
+            kept = self.settings.archive.keep_latents
+            why = f"archive.keep_latents: {kept}; elsewhere the residual coder alone is smaller"
+            self._decide("latents", f"in {paid} of {len(journal.records)} chunks", why)
+        return payloads, journal.records
+
+    def _write_archive(self) -> None:
+        """Write the archive, check every voxel against the denoised volume, then give it its name."""
+        path = self.workspace.scratch / ARCHIVE
+        with self.workspace.timed("archive"), self.progress.stage("archive", 2) as step:
+            state = self.codec.to_bytes() if self.codec else b""
+            write_archive(path, self.payloads, self._header(), state)
+            step.advance()
+            checked = verify_archive(path, against=self.denoised)
+            if not checked.ok:
+                raise ReductionError(f"{path}: the archive does not hold what was put in: {'; '.join(checked.damaged)}")
+            path.replace(self.workspace.output / ARCHIVE)
+            step.advance()
+        self.largest_error = float(checked.largest_error or 0)
+
+    def _write_network(self) -> None:
+        provenance = {
+            "scan": self.identity["sha256"],
+            "axis": self.axis.column,
+            "sections": self.settings.sections.model_dump(mode="json"),
+            "pairs": self.settings.pairs.model_dump(mode="json"),
+            "training": self.settings.training.model_dump(mode="json"),
+            "epochs": len(self.history),
+            "version": importlib.metadata.version("quietbeam"),
+        }
+        write_atomically(self.workspace.output / NETWORK, network_bytes(self.model, provenance))
+
+    # -- parts of stages -------------------------------------------------------------------------------------------
+
+    @property
+    def unit(self) -> str:
+        """Unit of the volume's values."""
+        return "1/m" if self.scan.pixel_size else "1/pixel"
+
+    def full_slices(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Reconstructions from all projections, the sections' average: float32, shape (index, y, x)."""
+        first = int(indices.min())
+        block = self.sections[first : int(indices.max()) + 1]
+        full = np.einsum("k,skyx->syx", self.shares, block, dtype=np.float32)
+        return np.asarray(full[indices - first])
+
+    def denoise_one(self, index: int) -> NDArray[np.float32]:
+        """Apply the network to the full reconstruction of one slice: float32, shape (y, x)."""
+        context = self.settings.pairs.context_slices
+        seen = self.full_slices(context_indices(index, context, self.shape[0]))
+        return self.apply_network(seen)
+
+    def apply_network(self, context: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Denoise the middle of some slices, shape (channel, y, x); outside the circle it stays 0."""
+        slices = denoise_slice(self.model, context, tile_size=self.settings.compute.tile_size, device=self.device)
+        return slices * circle(self.shape[-1]) if self.settings.reconstruction.circle else slices
+
+    def _slices(self, sinograms: NDArray[np.float32], section: NDArray[np.intp]) -> NDArray[np.float32]:
+        part = np.ascontiguousarray(sinograms[:, section])
+        settings = self.settings.reconstruction
+        return reconstruct(
+            part,
+            self.scan.theta[section],
+            self.axis.column,
+            settings,
+            pixel_size=self.scan.pixel_size,
+            num_threads=self.threads,
+        )
+
+    def _noise_variance(self, slices: NDArray[np.float32]) -> float:
+        """Noise variance of the full reconstruction, summed over slices, from how much the sections differ."""
+        inside = circle(slices.shape[-1]) > 0
+        sections = slices[:, :, inside]
+        full = np.einsum("k,skp->sp", self.shares, sections)
+        spread = np.square(sections - full[:, None]).mean(axis=(1, 2), dtype=np.float64)
+        return float(spread.sum() / (sections.shape[1] - 1))
+
+    def _noise_trainer(self) -> NoiseTrainer:
+        pairs = Pairs(self.sections, self.shares, self.settings.pairs)
+        return NoiseTrainer(pairs, self.settings.training, self.settings.network, device=self.device)
+
+    def _new_codec(self) -> Codec:
+        name = str(self.settings.archive.codec)
+        return codec(name).for_volume(self.denoised, self.settings.codec, self.settings.training.seed)
+
+    def _codec_trainer(self, codec: Codec) -> CodecTrainer:
+        return CodecTrainer(codec, self.denoised, self.settings.codec, self.settings.training.seed)
+
+    def _plan_epochs(self, stage: str, key: str, minutes: float, epochs: int | None, trainer: Any) -> int:
+        """Make a number of epochs of the time budget, once."""
+        if epochs is not None:
+            return epochs
+        record = self.workspace.record(stage, stage_key(stage, key))
+        plan = record.load() or record.store({"epochs": epochs_for(minutes, trainer)})
+        self._decide(
+            f"{'codec ' * (stage != 'plan')}epochs", str(plan["epochs"]), f"what fits into {minutes:g} minutes here"
+        )
+        return int(plan["epochs"])
+
+    def _header(self) -> ArchiveHeader:
+        metadata = {
+            "name": self.scan.name,
+            "scan": self.identity,
+            "unit": self.unit,
+            "pixel_size": self.scan.pixel_size,
+            "rotation_axis": self.axis.column,
+            "settings": self.settings.model_dump(mode="json", exclude={"compute"}),
+            "decisions": [list(decision) for decision in self.decisions],
+            "caveats": [list(caveat) for caveat in self.caveats],
+            "version": importlib.metadata.version("quietbeam"),
+        }
+        return ArchiveHeader(
+            shape=self.shape,
+            codec=self.settings.archive.codec,
+            max_error=self.max_error,
+            chunk_slices=self.settings.archive.chunk_slices,
+            metadata=metadata,
+        )
+
+    def _chunks(self, stage: str, journal: Journal, size: int) -> Any:
+        """Slices still to be done, chunk by chunk, with the progress and the time of the stage."""
+        total = self.shape[0]
+        done = journal.records[-1]["stop"] if journal.records else 0
+        with self.workspace.timed(stage), self.progress.stage(stage, total, done) as bar:
+            for start in range(done, total, size):
+                stop = min(start + size, total)
+                yield slice(start, stop)
+                bar.advance(stop - start)
+
+    # -- what the stages depend on ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _sections(self) -> list[NDArray[np.intp]]:
+        try:
+            return split_angles(self.scan.theta, self.settings.sections.num_sections)
+        except ValueError as error:
+            raise ReductionError(f"{self.scan.path}: {error}") from error
+
+    @cached_property
+    def shares(self) -> NDArray[np.float32]:
+        """Share of the projections in each section: float32, shape (section,)."""
+        return section_shares(self._sections)
+
+    @cached_property
+    def _base_key(self) -> str:
+        return stage_key("base", FORMAT, self.identity["sha256"], self.settings.scan.model_dump(mode="json"))
+
+    @cached_property
+    def _reconstruction_key(self) -> str:
+        parts = self._sinogram_settings(), self.settings.sections, self.settings.reconstruction
+        return stage_key("sections", self._base_key, self.axis.column, [part.model_dump(mode="json") for part in parts])
+
+    @cached_property
+    def _training_key(self) -> str:
+        parts = self.settings.pairs, self.settings.network, self.settings.training
+        return stage_key("train", self._reconstruction_key, [part.model_dump(mode="json") for part in parts])
+
+    @cached_property
+    def _denoised_key(self) -> str:
+        return stage_key("denoised", self._training_key, len(self.history))
+
+    @cached_property
+    def _codec_key(self) -> str:
+        parts = self.settings.codec, self.settings.archive
+        return stage_key("codec", self._denoised_key, [part.model_dump(mode="json") for part in parts])
+
+    def _sinogram_settings(self) -> SinogramSettings:
+        settings = self.settings
+        return SinogramSettings(normalize=settings.normalize, outliers=settings.outliers, stripes=settings.stripes)
+
+    def _describe_sections(self) -> tuple[str, str]:
+        sizes = sorted({len(section) for section in self._sections})
+        count = " or ".join(map(str, sizes))
+        return (
+            f"{len(self._sections)} sections of {count} projections",
+            "interleaved by direction; the last is held out",
+        )
+
+    def _check_slice_size(self) -> None:
+        smallest = min(self.settings.pairs.crop_size, *self.shape[1:])
+        largest = min(self.settings.network.num_dilations, self.settings.network.depth)
+        if smallest < largest:
+            raise ReductionError(
+                f"{self.scan.path}: slices of {self.shape[2]} pixels are smaller than the network's largest dilation, "
+                f"{largest}: lower network.num_dilations"
+            )
+
+    def _rows_in_memory(self) -> int:
+        return max(1, int(psutil.virtual_memory().available * MEMORY_SHARE // bytes_per_row(self.scan, self.settings)))
+
+    def _decide(self, name: str, value: str, reason: str) -> None:
+        self.decisions.append(Decision(name, value, reason))
+        self.progress.decision(self.decisions[-1])
+
+    def _doubt(self, caveat: Caveat) -> None:
+        self.caveats.append(caveat)
+        self.progress.caveat(caveat)
+
+
+def max_error_of(given: float | None, noise: float, value_range: tuple[float, float]) -> tuple[float, str]:
+    """Choose the archive's largest error.
+
+    Parameters
+    ----------
+    given : float or None
+        Asked for by the user.
+    noise : float
+        Standard deviation of the noise of the full reconstruction.
+    value_range : (float, float)
+        Smallest and largest value of the denoised volume.
+
+    Returns
+    -------
+    float
+        In the unit of the volume; positive.
+    str
+        Why.
+    """
+    if given is not None:
+        return given, "archive.max_error"
+    if noise > 0:
+        return ERROR_SHARE * noise, f"{ERROR_SHARE:g} of the noise of the reconstruction, {noise:.4g}"
+    span = value_range[1] - value_range[0]
+    return (1e-4 * span if span > 0 else 1e-6), "no noise was seen: 1e-4 of the range"
+
+
+def bytes_per_row(scan: Scan, settings: ReductionSettings) -> int:
+    """Bound the memory that the reconstruction of one slice takes, in bytes."""
+    sinogram = 4 * scan.num_projections * scan.num_columns
+    spectra = 4 * 4 * scan.num_projections * scan.num_columns  # complex64, padded to twice the width
+    image = 4 * scan.num_columns**2
+    # Copies in the steps before the sections; transforms of one section after the other, oversampled images.
+    return 8 * sinogram + spectra + image * (settings.sections.num_sections + 8)
+
+
+def chunk_rows(scan: Scan, settings: ReductionSettings, rows_in_memory: int) -> int:
+    """Rows reconstructed together: even, so that the slices pair up the same way whatever the memory."""
+    rows = min(settings.compute.chunk_slices, rows_in_memory, scan.num_rows)
+    return max(rows - rows % 2, 1)
+
+
+def middle_rows(scan: Scan, num_rows: int, rows_in_memory: int) -> slice:
+    """Rows in the middle of the detector."""
+    count = min(num_rows, rows_in_memory, scan.num_rows)
+    first = (scan.num_rows - count) // 2
+    return slice(first, first + count)
+
+
+def file_signature(scan: Scan) -> list[list[Any]]:
+    """Name, size and time of change of the scan's files: if these are as before, so is the content."""
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in scan.sources]
+
+
+def _cost(encoded: EncodedChunk) -> dict[str, Any]:
+    numbers = dataclasses.asdict(encoded)
+    del numbers["payload"]
+    return numbers
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

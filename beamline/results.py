@@ -1,0 +1,214 @@
+"""What a finished reduction shows: pictures, curves and numbers for the report, from the stages' results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quietbeam.noise2inverse.pairs import context_indices
+from quietbeam.reconstruction.quality import FRC, fourier_ring_correlation
+
+from .atomic import file_sha256
+from .pipeline import Reduction
+from .report import (
+    HeadlineFigure,
+    LossCurve,
+    OutputFile,
+    Report,
+    ResolutionCurve,
+    SlicePair,
+    StageTime,
+)
+from .workspace import ARCHIVE, NETWORK
+
+__all__ = ["as_json", "held_out_resolution", "make_report", "numbers"]
+
+THRESHOLD = 1 / 7
+"""Correlation at which the Fourier ring correlation is read."""
+FRC_SLICES = 8
+
+
+def numbers(reduction: Reduction) -> dict[str, float]:
+    """Sum up what the archive costs and holds.
+
+    Parameters
+    ----------
+    reduction : Reduction
+        After `Reduction.run`.
+
+    Returns
+    -------
+    dict
+        ``archive_bytes``, ``volume_bytes`` (as float32), ``bits_per_voxel``, ``psnr`` (archive against denoised volume,
+        decibel), ``max_error``, ``largest_error`` and ``noise`` (in the volume's unit).
+    """
+    voxels = math.prod(reduction.shape)
+    archive_bytes = (reduction.workspace.output / ARCHIVE).stat().st_size
+    squared = sum(record["sum_squared_error"] for record in reduction.encoded) / voxels
+    span = reduction.range[1] - reduction.range[0]
+    exact = squared == 0 or span == 0
+    return {
+        "archive_bytes": archive_bytes,
+        "volume_bytes": 4 * voxels,
+        "bits_per_voxel": 8 * archive_bytes / voxels,
+        "latent_bytes": sum(record["num_latent_bytes"] for record in reduction.encoded),
+        "residual_bytes": sum(record["num_residual_bytes"] for record in reduction.encoded),
+        "psnr": math.inf if exact else 20 * math.log10(span) - 10 * math.log10(squared),
+        "max_error": reduction.max_error,
+        "largest_error": reduction.largest_error,
+        "noise": reduction.noise,
+    }
+
+
+def held_out_resolution(reduction: Reduction) -> tuple[FRC, FRC]:
+    """Correlate the held-out section with the average of the others, before and after denoising that.
+
+    The network never had the held-out section as a target, so its noise cannot show up in both images: what
+    correlates is the sample. Both curves are limited by the noise of the held-out section; their difference is what
+    denoising does.
+
+    Parameters
+    ----------
+    reduction : Reduction
+        After `Reduction.run`.
+
+    Returns
+    -------
+    before, after : FRC
+        Over the slices in the middle of the volume.
+    """
+    count = min(FRC_SLICES, reduction.shape[0])
+    first = (reduction.shape[0] - count) // 2
+    pairs = [_held_out_images(reduction, index) for index in range(first, first + count)]
+    noisy, denoised, held_out = (np.stack(images) for images in zip(*pairs, strict=True))
+    return fourier_ring_correlation(noisy, held_out), fourier_ring_correlation(denoised, held_out)
+
+
+Plane = NDArray[np.float32]
+
+
+def _held_out_images(reduction: Reduction, index: int) -> tuple[Plane, Plane, Plane]:
+    context = reduction.settings.pairs.context_slices
+    indices = context_indices(index, context, reduction.shape[0])
+    first = int(indices.min())
+    block = reduction.sections[first : int(indices.max()) + 1]
+    shares = reduction.shares[:-1] / reduction.shares[:-1].sum()
+    others = np.einsum("k,skyx->syx", shares, block[:, :-1], dtype=np.float32)
+    denoised = reduction.apply_network(others[indices - first])
+    return others[index - first], denoised, block[index - first, -1]
+
+
+def make_report(reduction: Reduction) -> Report:
+    """Collect all that the report shows.
+
+    Parameters
+    ----------
+    reduction : Reduction
+        After `Reduction.run`.
+
+    Returns
+    -------
+    Report
+        For `quietbeam.beamline.report.render_report`.
+    """
+    before, after = held_out_resolution(reduction)
+    return Report(
+        title=reduction.scan.name,
+        source=str(reduction.scan.path),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=importlib.metadata.version("quietbeam"),
+        horizontal=_horizontal(reduction),
+        vertical=_vertical(reduction),
+        unit=reduction.unit,
+        pixel_size=reduction.scan.pixel_size,
+        figures=_figures(numbers(reduction), reduction, before, after),
+        losses=_losses(reduction),
+        resolution=_resolution(before, after),
+        settings=reduction.settings.model_dump(mode="json"),
+        decisions=reduction.decisions,
+        caveats=reduction.caveats,
+        times=[StageTime(name, seconds) for name, seconds in reduction.workspace.times().items()],
+        files=[_output_file(reduction, name) for name in (ARCHIVE, NETWORK)],
+    )
+
+
+def _horizontal(reduction: Reduction) -> SlicePair:
+    middle = reduction.shape[0] // 2
+    noisy = reduction.full_slices(np.array([middle]))[0]
+    return SlicePair(noisy, reduction.denoised[middle], f"slice {middle} of {reduction.shape[0]}")
+
+
+def _vertical(reduction: Reduction) -> SlicePair:
+    middle = reduction.shape[1] // 2
+    noisy = np.einsum("k,skx->sx", reduction.shares, reduction.sections[:, :, middle], dtype=np.float32)
+    return SlicePair(noisy, reduction.denoised[:, middle], f"row {middle} of {reduction.shape[1]}")
+
+
+def _losses(reduction: Reduction) -> list[LossCurve]:
+    curves = [("denoising network", reduction.history), ("codec", reduction.codec_history)]
+    return [_loss_curve(name, history) for name, history in curves if history]
+
+
+def _loss_curve(name: str, history: list[dict[str, float]]) -> LossCurve:
+    train, held_out = ([epoch[kind] for epoch in history] for kind in ("loss", "held_out"))
+    best = int(np.argmin(held_out)) + 1
+    return LossCurve(name, range(1, len(history) + 1), train, held_out, f"The weights of epoch {best} were kept.")
+
+
+def _resolution(before: FRC, after: FRC) -> ResolutionCurve:
+    return ResolutionCurve(
+        before.frequency,
+        before.correlation,
+        after.correlation,
+        np.full_like(before.frequency, THRESHOLD),
+        _period(before),
+        _period(after),
+        "The section held out of training against the average of the others, before and after denoising that.",
+    )
+
+
+def _period(frc: FRC) -> float | None:
+    frequency = frc.resolution(THRESHOLD)
+    return 1 / frequency if frequency < 0.5 else None
+
+
+def _figures(values: dict[str, float], reduction: Reduction, before: FRC, after: FRC) -> list[HeadlineFigure]:
+    ratio = values["volume_bytes"] / values["archive_bytes"]
+    gain = float(np.mean(after.correlation) / max(float(np.mean(before.correlation)), 1e-6))
+    held_out = min(epoch["held_out"] for epoch in reduction.history)
+    size = " × ".join(map(str, reduction.shape))
+    return [
+        HeadlineFigure("Volume", size, "voxels", "slices, rows, columns"),
+        HeadlineFigure("Archive", f"{ratio:.1f} × smaller", "", f"{_mebibytes(values)} MiB as float32 and as archive"),
+        HeadlineFigure("Bits per voxel", f"{values['bits_per_voxel']:.2f}", "bit", "every byte of the archive counted"),
+        HeadlineFigure("Largest error", f"{values['largest_error']:.3g}", reduction.unit, _promise(values)),
+        HeadlineFigure(
+            "PSNR of the archive", f"{values['psnr']:.1f}", "dB", "against the denoised volume and its range"
+        ),
+        HeadlineFigure("Noise", f"{values['noise']:.3g}", reduction.unit, "of the reconstruction from all projections"),
+        HeadlineFigure("Held-out loss", f"{held_out:.4g}", "", "squared error over the variance of the slices"),
+        HeadlineFigure("Mean ring correlation", f"{gain:.2f} × higher", "", "with the held-out section, by denoising"),
+    ]
+
+
+def _promise(values: dict[str, float]) -> str:
+    return f"of any voxel, checked; {values['max_error']:.3g} were allowed"
+
+
+def _mebibytes(values: dict[str, float]) -> str:
+    return " and ".join(f"{values[name] / 2**20:.2f}" for name in ("volume_bytes", "archive_bytes"))
+
+
+def _output_file(reduction: Reduction, name: str) -> OutputFile:
+    path = reduction.workspace.output / name
+    return OutputFile(name, path.stat().st_size, file_sha256(path))
+
+
+def as_json(values: dict[str, float]) -> dict[str, Any]:
+    """Replace what JSON cannot say, inf, by None."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

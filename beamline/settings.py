@@ -1,0 +1,151 @@
+"""All settings of a reduction together: TOML and ``--set`` in, one frozen model out."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quietbeam.compress.codec import CodecSettings
+from quietbeam.compress.header import ArchiveSettings
+from quietbeam.noise2inverse.msd import NetworkSettings
+from quietbeam.noise2inverse.pairs import PairSettings
+from quietbeam.noise2inverse.training import TrainingSettings
+from quietbeam.reconstruction.normalize import NormalizeSettings
+from quietbeam.reconstruction.outliers import OutlierSettings
+from quietbeam.reconstruction.reconstructors import ReconstructionSettings
+from quietbeam.reconstruction.rotation_axis import AxisSettings
+from quietbeam.reconstruction.sections import SectionSettings
+from quietbeam.reconstruction.stripes import StripeSettings
+
+from .recording import ScanSettings
+
+__all__ = ["ComputeSettings", "ReductionSettings", "SettingsError", "read_settings"]
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist or does not fit; the text names it."""
+
+
+class ComputeSettings(BaseModel):
+    """Where and with how much the job computes; none of it changes the result beyond rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: int | None = Field(None, ge=1, description="Threads; None takes all cores that this process may use.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
+    chunk_slices: int = Field(16, ge=1, description="Slices reconstructed together; fewer where memory is short.")
+    tile_size: int = Field(512, ge=32, description="Side of the tiles that the network is applied to, pixels.")
+
+
+class ReductionSettings(BaseModel):
+    """The settings of all stages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scan: ScanSettings = ScanSettings()
+    normalize: NormalizeSettings = NormalizeSettings()
+    outliers: OutlierSettings = OutlierSettings()
+    stripes: StripeSettings = StripeSettings()
+    rotation_axis: AxisSettings = AxisSettings()
+    sections: SectionSettings = SectionSettings()
+    reconstruction: ReconstructionSettings = ReconstructionSettings()
+    pairs: PairSettings = PairSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    codec: CodecSettings = CodecSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+
+def read_settings(
+    config: Path | None = None, overrides: Iterable[str] = (), options: Mapping[str, object] | None = None
+) -> ReductionSettings:
+    """Read settings; options go before ``--set``, that before the file, the file before the defaults.
+
+    Parameters
+    ----------
+    config : Path, optional
+        TOML file with a table for each stage.
+    overrides : iterable of str
+        ``stage.name=value``, the value as in TOML; text needs no quotes.
+    options : mapping of str, optional
+        Values of ``stage.name``.
+
+    Returns
+    -------
+    ReductionSettings
+        Checked and frozen.
+
+    Raises
+    ------
+    SettingsError
+        Naming the key, what was expected and the nearest known name.
+    """
+    tables = _read_toml(config) if config else {}
+    for override in overrides:
+        name, value = _split(override)
+        _put(tables, name, value)
+    for name, option in (options or {}).items():
+        _put(tables, name, option)
+    try:
+        return ReductionSettings.model_validate(tables)
+    except ValidationError as error:
+        where = str(config) if config else "settings"
+        raise SettingsError("; ".join(_explain(where, tables, item) for item in error.errors())) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not a TOML file ({error})") from error
+
+
+def _split(override: str) -> tuple[str, Any]:
+    name, equals, text = override.partition("=")
+    if not equals or "." not in name:
+        raise SettingsError(f"expected --set STAGE.NAME=VALUE, for example training.minutes=5, got {override!r}")
+    return name.strip(), _value(text.strip())
+
+
+def _put(tables: dict[str, Any], name: str, value: Any) -> None:
+    *stages, last = name.split(".")
+    table = tables
+    for stage in stages:
+        table = table.setdefault(stage, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"{name}: {stage} is a value, not a table")
+    table[last] = value
+
+
+def _value(text: str) -> Any:
+    if text in ("none", "None"):
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(where: str, tables: dict[str, Any], error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {name}: {error['msg']}, got {error['input']!r}"
+    known = _known_names()
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{where}: there is no setting {name}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _known_names() -> list[str]:
+    names = []
+    for stage, field in ReductionSettings.model_fields.items():
+        names.append(stage)
+        names += [f"{stage}.{name}" for name in type(field.default).model_fields]
+    return names
