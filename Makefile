@@ -20,9 +20,12 @@ build/typing: $(INSTALLED)
 	ln -sfn $(CURDIR)/beamline $(CURDIR)/reconstruction $(CURDIR)/noise2inverse $(CURDIR)/compress $@/quietbeam/
 
 demo: $(INSTALLED)
-	$(BIN)/quietbeam simulate $(DEMO)/scan.h5 --demo
-	$(BIN)/quietbeam reduce $(DEMO)/scan.h5 --output $(DEMO)/scan_reduced --config $(DEMO)/reduce.toml
-	$(BIN)/quietbeam verify $(DEMO)/scan_reduced
+	rm -rf $(DEMO)
+	$(BIN)/quietbeam simulate $(DEMO)/scan.h5
+	$(BIN)/quietbeam reduce $(DEMO)/scan.h5 --output $(DEMO)/result --minutes 1.2 --set codec.minutes=0.2
+	$(BIN)/quietbeam verify $(DEMO)/result
+	$(BIN)/quietbeam compare $(DEMO)/result $(DEMO)/scan_truth.npy
+	@echo "The report lies at $(CURDIR)/$(DEMO)/result/report.html"
 
 test: $(INSTALLED)
 	$(BIN)/pytest

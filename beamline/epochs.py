@@ -25,7 +25,9 @@ from .progress import JobProgress, Step
 
 __all__ = ["Trainer", "epochs_for", "train"]
 
-CALIBRATION_STEPS = 3
+CALIBRATION_SECONDS = 3.0
+HELD_OUT_SHARE = 1.1
+"""Time of an epoch over that of its steps: the held-out loss and the checkpoint."""
 
 
 class Metrics(Protocol):
@@ -83,14 +85,14 @@ def epochs_for(minutes: float, make_trainer: Callable[[], Trainer]) -> int:
 
     def on_step(step: int, loss: float) -> None:
         times.append(time.monotonic())
-        if step >= CALIBRATION_STEPS:
+        if step > 2 and times[-1] - times[0] > CALIBRATION_SECONDS:
             raise _Enough
 
     with contextlib.suppress(_Enough):
         trainer.train_epoch(0, on_step)
-    # The first step warms up; an epoch shorter than the calibration has one step only.
+    # The first step warms up; only an epoch of one step has no other.
     steps = [b - a for a, b in pairwise(times[1:])] or [times[1] - times[0]]
-    seconds_per_epoch = sum(steps) / len(steps) * trainer.steps_per_epoch
+    seconds_per_epoch = sum(steps) / len(steps) * trainer.steps_per_epoch * HELD_OUT_SHARE
     return max(1, math.floor(60 * minutes / max(seconds_per_epoch, 1e-9)))
 
 

@@ -60,7 +60,9 @@ class _Telling:
 
     def caveat(self, caveat: Caveat) -> None:
         """Tell a doubt."""
-        self.console.print(f"warning [{caveat.code}]: {caveat.message}", style="yellow", markup=False, highlight=False)
+        self.console.print(
+            f"warning [{caveat.code}]: {caveat.message}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def say(self, text: str) -> None:
         """Tell anything else."""

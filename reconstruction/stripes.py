@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -59,13 +60,24 @@ def remove_stripes(sinograms: NDArray[np.float32], settings: StripeSettings | No
 
 
 def _remove_stripes(sinogram: NDArray[np.float32], settings: StripeSettings) -> NDArray[np.float32]:
-    from algotom.prep.removal import remove_all_stripe, remove_stripe_based_sorting
+    from algotom.prep.removal import remove_dead_stripe, remove_large_stripe, remove_stripe_based_sorting
 
     large = settings.large_size or _scaled(LARGE_SIZE, sinogram.shape[1], at_least=5)
     small = settings.small_size or _scaled(SMALL_SIZE, sinogram.shape[1], at_least=3)
-    if settings.method == "sorting":
-        return np.asarray(remove_stripe_based_sorting(sinogram, small), dtype=np.float32)
-    return np.asarray(remove_all_stripe(sinogram, settings.snr, large, small), dtype=np.float32)
+    if settings.method == "all":  # the three of algotom's remove_all_stripe
+        sinogram = _where_columns_differ(remove_dead_stripe, sinogram, settings.snr, large, residual=False)
+        sinogram = _where_columns_differ(remove_large_stripe, sinogram, settings.snr, large)
+    return np.asarray(remove_stripe_based_sorting(sinogram, small), dtype=np.float32)
+
+
+def _where_columns_differ(
+    method: Callable[..., NDArray[np.float32]], sinogram: NDArray[np.float32], *arguments: float, **options: bool
+) -> NDArray[np.float32]:
+    """Apply a method that finds stripes by how far columns stand out; where none differ at all, it has none to find."""
+    try:
+        return method(sinogram.copy(), *arguments, **options)
+    except ValueError:  # its only cause with valid windows: less spread among the columns than it can measure
+        return sinogram
 
 
 def _scaled(window: int, width: int, *, at_least: int) -> int:

@@ -104,6 +104,12 @@ def test_ring_removal_does_not_shade_the_slices_of_a_narrow_detector(width):
     assert change.std() < SHADING
 
 
+@pytest.mark.parametrize("width", [8, 26, 83])
+def test_sinograms_without_any_stripe_pass(width):
+    smooth = np.ones((1, 60, width), np.float32)
+    np.testing.assert_allclose(remove_stripes(smooth), smooth, atol=1e-5)
+
+
 def test_no_stripe_removal_changes_nothing():
     sinograms = np.random.default_rng(5).normal(size=(2, 20, 30)).astype(np.float32)
     np.testing.assert_array_equal(remove_stripes(sinograms, StripeSettings(method="none")), sinograms)
