@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEMO := build/demo
 
-.PHONY: demo test check docs benchmarks clean
+.PHONY: demo test lint check docs clean
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,12 +30,13 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest
 
-check: $(INSTALLED) build/typing
+lint: $(INSTALLED) build/typing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config setup.cfg
-	$(BIN)/pytest
+
+check: lint test
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs

@@ -75,7 +75,8 @@ def _where_columns_differ(
 ) -> NDArray[np.float32]:
     """Apply a method that finds stripes by how far columns stand out; where none differ at all, it has none to find."""
     try:
-        return method(sinogram.copy(), *arguments, **options)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where all columns are alike
+            return method(sinogram.copy(), *arguments, **options)
     except ValueError:  # its only cause with valid windows: less spread among the columns than it can measure
         return sinogram
 
