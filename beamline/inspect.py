@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from quietbeam.compress.archive import open_archive
+from quietbeam.compress.archive import is_archive, open_archive
 from quietbeam.reconstruction.sections import split_angles
 
 from .estimate import estimate
-from .hdf5_links import is_hdf5
 from .scan import Scan, open_scan
 from .settings import ReductionSettings
 from .workspace import ARCHIVE
@@ -33,7 +32,7 @@ def describe_path(path: Path) -> Iterator[str]:
         Lines.
     """
     archive = path / ARCHIVE if (path / ARCHIVE).exists() else path
-    if _is_archive(archive):
+    if is_archive(archive):
         yield from _describe_archive(archive)
     else:
         yield from describe_scan(open_scan(path))
@@ -67,15 +66,6 @@ def _describe_archive(path: Path) -> Iterator[str]:
         yield f"size        {archive.num_bytes} bytes, {archive.bits_per_voxel:.3f} bits per voxel"
         yield f"max error   {header.max_error:.4g} at every voxel"
         yield f"made by     quietbeam {header.metadata.get('version')}"
-
-
-def _is_archive(path: Path) -> bool:
-    if not (path.is_file() and is_hdf5(path)):
-        return False
-    import h5py
-
-    with h5py.File(path, "r", locking=False) as file:
-        return str(file.attrs.get("format", "")).startswith("quietbeam-archive")
 
 
 def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:

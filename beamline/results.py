@@ -145,8 +145,11 @@ def _horizontal(reduction: Reduction) -> SlicePair:
 
 def _vertical(reduction: Reduction) -> SlicePair:
     middle = reduction.shape[1] // 2
-    noisy = np.einsum("k,skx->sx", reduction.shares, reduction.sections[:, :, middle], dtype=np.float32)
-    return SlicePair(noisy, reduction.denoised[:, middle], f"row {middle} of {reduction.shape[1]}")
+    # Slice by slice: one read across all slices would map the whole file.
+    sections = np.stack([reduction.sections[index, :, middle] for index in range(reduction.shape[0])])
+    denoised = np.stack([reduction.denoised[index, middle] for index in range(reduction.shape[0])])
+    noisy = np.einsum("k,skx->sx", reduction.shares, sections, dtype=np.float32)
+    return SlicePair(noisy, denoised, f"row {middle} of {reduction.shape[1]}")
 
 
 def _losses(reduction: Reduction) -> list[LossCurve]:

@@ -38,7 +38,12 @@ class Workspace:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the folder while the block runs; the lock ends with the process."""
-        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ReductionError(
+                f"{self.output}: a file is in the way of the output folder; choose another -o"
+            ) from None
         lock = FileLock(self.output / ".lock")
         try:
             lock.acquire(timeout=0)

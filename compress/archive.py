@@ -35,6 +35,7 @@ __all__ = [
     "EncodedChunk",
     "Verification",
     "encode_chunk",
+    "is_archive",
     "open_archive",
     "verify_archive",
     "write_archive",
@@ -114,6 +115,15 @@ def write_archive(
 def open_archive(path: Path) -> Archive:
     """Open an archive; see `Archive`, use it in a ``with`` statement."""
     return Archive(Path(path))
+
+
+def is_archive(path: Path) -> bool:
+    """Tell whether a file says that it is an archive, of this version or another; a damaged one may not say so."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "format" in file.attrs and _read_text(file, "format").startswith("quietbeam-archive-")
+    except (OSError, ArchiveError):
+        return False
 
 
 class Archive:

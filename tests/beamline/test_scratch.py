@@ -1,0 +1,119 @@
+"""The files that survive a crash: atomic files, journals, volumes, payloads."""
+
+import json
+
+import numpy as np
+import pytest
+
+from quietbeam.beamline.atomic import atomic_path, file_sha256, write_atomically
+from quietbeam.beamline.journal import Journal, StageRecord, stage_key
+from quietbeam.beamline.payload_file import PayloadFile
+from quietbeam.beamline.volume_file import VolumeFile
+from quietbeam.beamline.workspace import Workspace
+from quietbeam.reconstruction.errors import LockedError, ReductionError
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half of the new")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_hash_of_a_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_record_is_used_only_under_its_key(tmp_path):
+    record = StageRecord(tmp_path / "axis.json", stage_key("axis", {"a": 1}))
+    assert record.load() is None
+    assert record.store({"column": 3.5, "pair": (1, 2)}) == {"column": 3.5, "pair": [1, 2]}
+    assert record.load() == {"column": 3.5, "pair": [1, 2]}
+    assert StageRecord(record.path, stage_key("axis", {"a": 2})).load() is None
+    record.path.write_text(record.path.read_text()[:-3])
+    assert record.load() is None
+
+
+def test_journal_goes_on_and_forgets_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "chunks.jsonl"
+    journal = Journal(path, "key")
+    journal.append({"stop": 4})
+    journal.append({"stop": 8})
+    whole = path.read_bytes()
+    for length in range(len(whole) - 12, len(whole)):
+        path.write_bytes(whole[:length])
+        again = Journal(path, "key")
+        assert again.records in ([{"stop": 4}], [{"stop": 4}, {"stop": 8}])
+        again.append({"stop": 99})
+        assert Journal(path, "key").records == again.records
+        path.write_bytes(whole)
+    assert Journal(path, "other key").records == []
+
+
+@pytest.mark.parametrize("content", ["", "null\n", "[1, 2\n", "{}\n{}\n", "\x00\x00"])
+def test_a_broken_journal_is_begun_anew(tmp_path, content):
+    path = tmp_path / "chunks.jsonl"
+    path.write_text(content)
+    assert Journal(path, "key").records == []
+
+
+def test_volume_file_reads_what_was_written(tmp_path):
+    volume = VolumeFile.create(tmp_path / "volume.npy", (7, 5, 6))
+    values = np.random.default_rng(0).normal(size=(7, 5, 6)).astype(np.float32)
+    volume.write(4, values[4:])
+    volume.write(0, values[:4])
+    np.testing.assert_array_equal(VolumeFile(volume.path)[1:6, 2:4, -1], values[1:6, 2:4, -1])
+    np.testing.assert_array_equal(np.load(volume.path), values)
+    part = volume[2]
+    part[:] = 0
+    np.testing.assert_array_equal(volume[2], values[2])
+    with pytest.raises(ValueError, match=r"does not fit at 5"):
+        volume.write(5, values[:3])
+
+
+def test_payloads_are_written_over_what_a_crash_left(tmp_path):
+    journal = Journal(tmp_path / "payloads.jsonl", "key")
+    payloads = PayloadFile(tmp_path / "payloads.bin", journal)
+    journal.append(payloads.append(b"first"))
+    payloads.append(b"lost: never came into the journal")
+    journal.append(payloads.append(b"second"))
+    again = PayloadFile(payloads.path, Journal(journal.path, "key"))
+    assert list(again) == [b"first", b"second"]
+    payloads.path.write_bytes(b"firzt" + b"second")
+    with pytest.raises(ReductionError, match=r"payloads\.bin: damaged on the disk"):
+        list(again)
+
+
+def test_workspace_is_locked_for_others(tmp_path):
+    with (
+        Workspace(tmp_path / "out").locked(),
+        pytest.raises(LockedError, match="another process is at work here"),
+        Workspace(tmp_path / "out").locked(),
+    ):
+        pass
+    with Workspace(tmp_path / "out").locked():
+        pass
+
+
+def test_a_lost_volume_is_not_taken_for_a_finished_one(tmp_path):
+    workspace = Workspace(tmp_path / "out")
+    with workspace.locked():
+        workspace.volume("sections", (2, 2), workspace.journal("sections", "key"))
+        journal = workspace.journal("sections", "key")
+        journal.append({"stop": 1})
+        (workspace.scratch / "sections.npy").unlink()
+        with pytest.raises(ReductionError, match=r"sections\.npy has gone"):
+            workspace.volume("sections", (2, 2), workspace.journal("sections", "key"))
+
+
+def test_manifest_that_is_no_json(tmp_path):
+    workspace = Workspace(tmp_path)
+    assert workspace.manifest() is None
+    (tmp_path / "manifest.json").write_text(json.dumps({"a": 1})[:-1])
+    with pytest.raises(ReductionError, match="cannot be read as a manifest"):
+        workspace.manifest()
