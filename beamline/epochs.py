@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from quietbeam.reconstruction.errors import ReductionError
+
 from .atomic import write_atomically
 from .progress import JobProgress, Step
 
@@ -126,6 +128,10 @@ def train(
     with progress.stage(name, num_epochs * steps, len(history) * steps) as bar:
         for epoch in range(len(history), num_epochs):
             metrics = trainer.train_epoch(epoch, _telling(bar, history))
+            if not (math.isfinite(metrics.loss) and math.isfinite(metrics.held_out)):
+                raise ReductionError(
+                    f"{name}: the loss of epoch {epoch + 1} is {metrics.loss}: lower the learning_rate"
+                )
             history.append({"loss": metrics.loss, "held_out": metrics.held_out})
             if metrics.held_out <= min(past["held_out"] for past in history):
                 best = {key: value.clone() for key, value in trainer.model.state_dict().items()}

@@ -6,11 +6,9 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from quietbeam.reconstruction.errors import SpaceError
 
-from .pipeline import MEMORY_SHARE, bytes_per_row, chunk_rows
+from .chunks import bytes_per_row, chunk_rows
 from .scan import Scan
 from .settings import ReductionSettings
 
@@ -63,8 +61,7 @@ def estimate(scan: Scan, settings: ReductionSettings) -> Estimate:
     sections = settings.sections.num_sections
     output = int(ARCHIVE_SHARE * volume) + 2**21
     disk = volume * (sections + 1) + 2 * output
-    rows_in_memory = max(1, int(psutil.virtual_memory().available * MEMORY_SHARE // bytes_per_row(scan, settings)))
-    chunk = chunk_rows(scan, settings, rows_in_memory) * bytes_per_row(scan, settings)
+    chunk = chunk_rows(scan, settings) * bytes_per_row(scan, settings)
     return Estimate(BASE_MEMORY + max(chunk, _network_bytes(scan, settings)), disk, output, _seconds(scan, settings))
 
 

@@ -48,7 +48,7 @@ def write_manifest(reduction: Reduction) -> None:
     output = reduction.workspace.output
     content = {
         "format": FORMAT,
-        "key": reduction.key,
+        "key": reduction.keys.result,
         "files": {name: _entry(output / name) for name in (ARCHIVE, NETWORK, REPORT)},
         "input": {
             "path": str(reduction.scan.path.resolve()),

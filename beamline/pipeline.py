@@ -46,24 +46,22 @@ from quietbeam.reconstruction.sections import section_shares, split_angles
 from quietbeam.reconstruction.stripes import StripeSettings
 
 from .atomic import write_atomically
+from .chunks import chunk_rows, middle_rows
 from .epochs import epochs_for, train
 from .journal import Journal, stage_key
 from .payload_file import PayloadFile
 from .progress import JobProgress
 from .scan import Scan, scan_identity
 from .settings import ReductionSettings
-from .sinograms import SinogramSettings, clean_sinograms, count_caveats
+from .sinograms import clean_sinograms, count_caveats
+from .stage_keys import StageKeys
 from .volume_file import VolumeFile
 from .workspace import ARCHIVE, NETWORK, Workspace
 
-__all__ = ["Reduction", "bytes_per_row", "chunk_rows", "file_signature", "max_error_of", "middle_rows"]
+__all__ = ["Reduction", "file_signature", "max_error_of"]
 
-FORMAT = 1
-"""Raised when a stage computes something else from the same settings: older scratch files are then not used."""
 ERROR_SHARE = 0.1
 """The archive's largest error over the noise of the reconstruction, where no other is asked for."""
-MEMORY_SHARE = 0.25
-"""Share of the free memory that a chunk may take."""
 WEAK_MIRROR = 0.5
 """Correlation of opposite projections below which the axis is doubtful."""
 
@@ -99,10 +97,9 @@ class Reduction:
             return record.load() or record.store(scan_identity(self.scan))
 
     @cached_property
-    def key(self) -> str:
-        """Hash of all that the result depends on."""
-        settings = self.settings.model_dump(mode="json", exclude={"compute"})
-        return stage_key("result", FORMAT, self.identity["sha256"], settings)
+    def keys(self) -> StageKeys:
+        """Hashes of what each stage depends on."""
+        return StageKeys(self.identity["sha256"], self.settings)
 
     def run(self) -> None:
         """Run all stages up to the archive and the network in place."""
@@ -125,18 +122,15 @@ class Reduction:
     # -- stages ----------------------------------------------------------------------------------------------------
 
     def _find_axis(self) -> RotationAxis:
-        settings = self._sinogram_settings()
-        key = stage_key("axis", self._base_key, self.settings.rotation_axis.model_dump(), settings.model_dump())
-        record = self.workspace.record("axis", key)
+        record = self.workspace.record("axis", self.keys.axis)
         found = record.load()
         if found is None:
             with self.workspace.timed("rotation axis"):
-                rows = middle_rows(self.scan, self.settings.rotation_axis.num_rows, self._rows_in_memory())
-                raw = settings.model_copy(update={"stripes": StripeSettings(method="none")})
-                sinograms, _ = clean_sinograms(self.scan, rows, raw)
-                found = record.store(
-                    find_rotation_axis(sinograms, self.scan.theta, self.settings.rotation_axis)._asdict()
-                )
+                # Rings are left in: their removal moves the axis of a narrow detector.
+                raw = self.keys.sinograms.model_copy(update={"stripes": StripeSettings(method="none")})
+                sinograms, _ = clean_sinograms(self.scan, middle_rows(self.scan, self.settings), raw)
+                axis = find_rotation_axis(sinograms, self.scan.theta, self.settings.rotation_axis)
+                found = record.store(axis._asdict())
         axis = RotationAxis(**found | {"caveats": tuple(Caveat(*caveat) for caveat in found["caveats"])})
         others = ", ".join(f"{name} {column:.2f}" for name, (column, _) in axis.candidates.items())
         reason = f"{axis.method}; opposite projections correlate {axis.score:.3f}; candidates: {others}"
@@ -153,12 +147,11 @@ class Reduction:
 
     def _reconstruct(self) -> tuple[VolumeFile, float]:
         settings, sections = self.settings, self._sections
-        key = self._reconstruction_key
-        journal = self.workspace.journal("sections", key)
+        journal = self.workspace.journal("sections", self.keys.sections(self.axis.column))
         volume = self.workspace.volume("sections", (self.shape[0], len(sections), *self.shape[1:]), journal)
         counts: Counter[str] = Counter()
-        for chunk in self._chunks("reconstruct", journal, chunk_rows(self.scan, settings, self._rows_in_memory())):
-            sinograms, chunk_counts = clean_sinograms(self.scan, chunk, self._sinogram_settings())
+        for chunk in self._chunks("reconstruct", journal, chunk_rows(self.scan, settings)):
+            sinograms, chunk_counts = clean_sinograms(self.scan, chunk, self.keys.sinograms)
             slices = np.stack([self._slices(sinograms, section) for section in sections], axis=1)
             volume.write(chunk.start, slices)
             variance = float(self._noise_variance(slices))
@@ -171,14 +164,13 @@ class Reduction:
         return volume, math.sqrt(sum(record["variance"] for record in journal.records) / self.shape[0])
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
-        settings = self.settings.training
+        settings, key = self.settings.training, self.keys.training(self.axis.column)
         self._check_slice_size()
-        epochs = self._plan_epochs("plan", self._training_key, settings.minutes, settings.epochs, self._noise_trainer)
+        epochs = self._plan_epochs("plan", key, settings.minutes, settings.epochs, self._noise_trainer)
         trainer = self._noise_trainer()
         with self.workspace.timed("train"):
             checkpoint = self.workspace.scratch / "training.safetensors"
-            key = stage_key("training", self._training_key, epochs)
-            history = train(trainer, epochs, checkpoint, key, name="train", progress=self.progress)
+            history = train(trainer, epochs, checkpoint, stage_key(key, epochs), name="train", progress=self.progress)
         return trainer.model.eval(), history
 
     def _denoise(self) -> VolumeFile:
@@ -199,7 +191,7 @@ class Reduction:
         return value
 
     def _fit_codec(self) -> tuple[Codec | None, list[dict[str, float]]]:
-        settings = self.settings.codec
+        settings, key = self.settings.codec, self.keys.codec(self._denoised_key)
         if self.settings.archive.codec is None:
             self._decide("codec", "none", "archive.codec: the residual coder alone")
             return None, []
@@ -207,19 +199,22 @@ class Reduction:
         def new_trainer() -> CodecTrainer:
             return self._codec_trainer(self._new_codec())
 
-        epochs = self._plan_epochs("codec-plan", self._codec_key, settings.minutes, settings.epochs, new_trainer)
+        epochs = self._plan_epochs("codec-plan", key, settings.minutes, settings.epochs, new_trainer)
         learned = self._new_codec()
         trainer = self._codec_trainer(learned)
         with self.workspace.timed("fit codec"):
             checkpoint = self.workspace.scratch / "codec.safetensors"
-            key = stage_key("codec", self._codec_key, epochs)
-            history = train(trainer, epochs, checkpoint, key, name="fit codec", progress=self.progress)
+            history = train(
+                trainer, epochs, checkpoint, stage_key(key, epochs), name="fit codec", progress=self.progress
+            )
         name = self.settings.archive.codec
         self._decide("codec", name, f"decoder of {learned.num_parameters} parameters")
         return learned, history
 
     def _encode(self) -> tuple[PayloadFile, list[dict[str, Any]]]:
-        journal = self.workspace.journal("payloads", stage_key("encode", self._codec_key, self.max_error))
+        journal = self.workspace.journal(
+            "payloads", stage_key("encode", self.keys.codec(self._denoised_key), self.max_error)
+        )
         payloads = PayloadFile(self.workspace.scratch / "payloads.bin", journal)
         for chunk in self._chunks("encode", journal, self.settings.archive.chunk_slices):
             encoded = encode_chunk(
@@ -356,7 +351,7 @@ class Reduction:
                 yield slice(start, stop)
                 bar.advance(stop - start)
 
-    # -- what the stages depend on ---------------------------------------------------------------------------------
+    # -- what is known beforehand ---------------------------------------------------------------------------------
 
     @cached_property
     def _sections(self) -> list[NDArray[np.intp]]:
@@ -370,32 +365,9 @@ class Reduction:
         """Share of the projections in each section: float32, shape (section,)."""
         return section_shares(self._sections)
 
-    @cached_property
-    def _base_key(self) -> str:
-        return stage_key("base", FORMAT, self.identity["sha256"], self.settings.scan.model_dump(mode="json"))
-
-    @cached_property
-    def _reconstruction_key(self) -> str:
-        parts = self._sinogram_settings(), self.settings.sections, self.settings.reconstruction
-        return stage_key("sections", self._base_key, self.axis.column, [part.model_dump(mode="json") for part in parts])
-
-    @cached_property
-    def _training_key(self) -> str:
-        parts = self.settings.pairs, self.settings.network, self.settings.training
-        return stage_key("train", self._reconstruction_key, [part.model_dump(mode="json") for part in parts])
-
-    @cached_property
+    @property
     def _denoised_key(self) -> str:
-        return stage_key("denoised", self._training_key, len(self.history))
-
-    @cached_property
-    def _codec_key(self) -> str:
-        parts = self.settings.codec, self.settings.archive
-        return stage_key("codec", self._denoised_key, [part.model_dump(mode="json") for part in parts])
-
-    def _sinogram_settings(self) -> SinogramSettings:
-        settings = self.settings
-        return SinogramSettings(normalize=settings.normalize, outliers=settings.outliers, stripes=settings.stripes)
+        return self.keys.denoised(self.axis.column, len(self.history))
 
     def _describe_sections(self) -> tuple[str, str]:
         sizes = sorted({len(section) for section in self._sections})
@@ -413,9 +385,6 @@ class Reduction:
                 f"{self.scan.path}: slices of {self.shape[2]} pixels are smaller than the network's largest dilation, "
                 f"{largest}: lower network.num_dilations"
             )
-
-    def _rows_in_memory(self) -> int:
-        return max(1, int(psutil.virtual_memory().available * MEMORY_SHARE // bytes_per_row(self.scan, self.settings)))
 
     def _decide(self, name: str, value: str, reason: str) -> None:
         self.decisions.append(Decision(name, value, reason))
@@ -451,28 +420,6 @@ def max_error_of(given: float | None, noise: float, value_range: tuple[float, fl
         return ERROR_SHARE * noise, f"{ERROR_SHARE:g} of the noise of the reconstruction, {noise:.4g}"
     span = value_range[1] - value_range[0]
     return (1e-4 * span if span > 0 else 1e-6), "no noise was seen: 1e-4 of the range"
-
-
-def bytes_per_row(scan: Scan, settings: ReductionSettings) -> int:
-    """Bound the memory that the reconstruction of one slice takes, in bytes."""
-    sinogram = 4 * scan.num_projections * scan.num_columns
-    spectra = 4 * 4 * scan.num_projections * scan.num_columns  # complex64, padded to twice the width
-    image = 4 * scan.num_columns**2
-    # Copies in the steps before the sections; transforms of one section after the other, oversampled images.
-    return 8 * sinogram + spectra + image * (settings.sections.num_sections + 8)
-
-
-def chunk_rows(scan: Scan, settings: ReductionSettings, rows_in_memory: int) -> int:
-    """Rows reconstructed together: even, so that the slices pair up the same way whatever the memory."""
-    rows = min(settings.compute.chunk_slices, rows_in_memory, scan.num_rows)
-    return max(rows - rows % 2, 1)
-
-
-def middle_rows(scan: Scan, num_rows: int, rows_in_memory: int) -> slice:
-    """Rows in the middle of the detector."""
-    count = min(num_rows, rows_in_memory, scan.num_rows)
-    first = (scan.num_rows - count) // 2
-    return slice(first, first + count)
 
 
 def file_signature(scan: Scan) -> list[list[Any]]:

@@ -90,9 +90,11 @@ def _is_done(reduction: Reduction, overwrite: bool) -> bool:
     manifest = workspace.manifest()
     if manifest is None:
         return False
-    if manifest.get("key") == reduction.key and all((workspace.output / name).exists() for name in manifest["files"]):
+    if manifest.get("key") == reduction.keys.result and all(
+        (workspace.output / name).exists() for name in manifest["files"]
+    ):
         return True
-    if manifest.get("key") != reduction.key and not overwrite:
+    if manifest.get("key") != reduction.keys.result and not overwrite:
         workspace.clean()
         raise ReductionError(
             f"{workspace.output}: holds the results of another scan or of other settings; "
