@@ -1,17 +1,10 @@
-"""Epochs of a training, with the state kept on disk after each: the one loop for the denoiser and the codecs.
-
-A time budget becomes a number of epochs once, at the start, from the time that a few steps take. The number is kept, so
-that a training which is killed and taken up again ends with the same weights as one that was not.
-"""
+"""Epochs of a training, with the state kept on disk after each: the one loop for the denoiser and the codecs."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +18,7 @@ from quietbeam.reconstruction.errors import ReductionError
 from .atomic import write_atomically
 from .progress import JobProgress, Step
 
-__all__ = ["Trainer", "epochs_for", "train"]
-
-CALIBRATION_SECONDS = 3.0
-HELD_OUT_SHARE = 1.1
-"""Time of an epoch over that of its steps: the held-out loss and the checkpoint."""
+__all__ = ["Trainer", "train"]
 
 
 class Metrics(Protocol):
@@ -61,41 +50,6 @@ class Trainer(Protocol):
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, float], None], /) -> Metrics:
         """Train one epoch."""
-
-
-class _Enough(Exception):  # noqa: N818 - not an error
-    pass
-
-
-def epochs_for(minutes: float, make_trainer: Callable[[], Trainer]) -> int:
-    """Say how many epochs fit into a time budget, by timing a few steps of a trainer that is thrown away.
-
-    Parameters
-    ----------
-    minutes : float
-        The budget.
-    make_trainer : callable
-        Makes the trainer.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
-    trainer = make_trainer()
-    times = [time.monotonic()]
-
-    def on_step(step: int, loss: float) -> None:
-        times.append(time.monotonic())
-        if step > 2 and times[-1] - times[0] > CALIBRATION_SECONDS:
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        trainer.train_epoch(0, on_step)
-    # The first step warms up; only an epoch of one step has no other.
-    steps = [b - a for a, b in pairwise(times[1:])] or [times[1] - times[0]]
-    seconds_per_epoch = sum(steps) / len(steps) * trainer.steps_per_epoch * HELD_OUT_SHARE
-    return max(1, math.floor(60 * minutes / max(seconds_per_epoch, 1e-9)))
 
 
 def train(

@@ -46,8 +46,9 @@ from quietbeam.reconstruction.sections import section_shares, split_angles
 from quietbeam.reconstruction.stripes import StripeSettings
 
 from .atomic import write_atomically
+from .calibrate import epochs_for, fastest_threads
 from .chunks import chunk_rows, middle_rows
-from .epochs import epochs_for, train
+from .epochs import train
 from .journal import Journal, stage_key
 from .payload_file import PayloadFile
 from .progress import JobProgress
@@ -166,6 +167,7 @@ class Reduction:
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
         settings, key = self.settings.training, self.keys.training(self.axis.column)
         self._check_slice_size()
+        self._choose_threads(key)
         epochs = self._plan_epochs("plan", key, settings.minutes, settings.epochs, self._noise_trainer)
         trainer = self._noise_trainer()
         with self.workspace.timed("train"):
@@ -309,6 +311,16 @@ class Reduction:
 
     def _codec_trainer(self, codec: Codec) -> CodecTrainer:
         return CodecTrainer(codec, self.denoised, self.settings.codec, self.settings.training.seed)
+
+    def _choose_threads(self, key: str) -> None:
+        """Take the threads asked for, or those that train fastest here and now."""
+        if self.settings.compute.threads is None:
+            record = self.workspace.record("threads", stage_key("threads", key, self.threads))
+            most = self.threads
+            chosen = record.load() or record.store({"threads": fastest_threads(most, self._noise_trainer)})
+            self.threads = int(chosen["threads"])
+            self._decide("threads", str(self.threads), f"fastest of up to {most} when training began")
+        torch.set_num_threads(self.threads)
 
     def _plan_epochs(self, stage: str, key: str, minutes: float, epochs: int | None, trainer: Any) -> int:
         """Make a number of epochs of the time budget, once."""

@@ -36,7 +36,9 @@ class ComputeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threads: int | None = Field(None, ge=1, description="Threads; None takes all cores that this process may use.")
+    threads: int | None = Field(
+        None, ge=1, description="Threads; None takes what trains fastest on the cores there are."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
     chunk_slices: int = Field(16, ge=1, description="Slices reconstructed together; fewer where memory is short.")
     tile_size: int = Field(512, ge=32, description="Side of the tiles that the network is applied to, pixels.")

@@ -3,7 +3,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from quietbeam.beamline.epochs import epochs_for, train
+from quietbeam.beamline.calibrate import epochs_for, fastest_threads
+from quietbeam.beamline.epochs import train
 from quietbeam.beamline.progress import LineProgress
 from quietbeam.noise2inverse.training import EpochMetrics
 from quietbeam.reconstruction.errors import ReductionError
@@ -90,3 +91,18 @@ def test_a_loss_that_is_not_finite_stops_the_job(tmp_path, progress):
 def test_time_becomes_epochs():
     assert epochs_for(1e-9, Line) == 1
     assert 4 <= epochs_for(10 * 4 * 0.02 / 60, lambda: Line(seconds=0.02)) <= 10
+
+
+def test_the_fastest_number_of_threads_is_taken():
+    class Crowded(Line):
+        """Slower the more threads there are, as on cores that others use too."""
+
+        def __init__(self):
+            super().__init__(seconds=0.03 * torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    try:
+        assert fastest_threads(3, Crowded) == 1
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,105 @@
+"""A few steps of a training, timed on the machine at hand before it begins.
+
+A time budget becomes a number of epochs once, and the number is kept: a training that is killed and taken up again then
+ends with the same weights as one that was not. So does the number of threads: on cores that others use too, more of them
+can be slower, by far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+
+from .epochs import Trainer
+
+__all__ = ["epochs_for", "fastest_threads", "step_seconds"]
+
+SECONDS = 3.0
+"""How long a calibration takes at least."""
+HELD_OUT_SHARE = 1.1
+"""Time of an epoch over that of its steps: the held-out loss and the checkpoint."""
+
+
+class _Enough(Exception):  # noqa: N818 - not an error
+    pass
+
+
+def step_seconds(trainer: Trainer, seconds: float = SECONDS) -> list[float]:
+    """Time the first steps of a trainer, which is no longer fresh afterwards.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its first epoch is begun.
+    seconds : float
+        How long to go on.
+
+    Returns
+    -------
+    list of float
+        Seconds of each step but the first, which warms up.
+    """
+    times = [time.monotonic()]
+
+    def on_step(step: int, loss: float) -> None:
+        times.append(time.monotonic())
+        if step > 2 and times[-1] - times[0] > seconds:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        trainer.train_epoch(0, on_step)
+    return [after - before for before, after in pairwise(times[1:])] or [times[1] - times[0]]
+
+
+def epochs_for(minutes: float, make_trainer: Callable[[], Trainer]) -> int:
+    """Say how many epochs fit into a time budget.
+
+    Parameters
+    ----------
+    minutes : float
+        The budget.
+    make_trainer : callable
+        Makes a trainer; it is thrown away.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    trainer = make_trainer()
+    steps = step_seconds(trainer)
+    seconds_per_epoch = sum(steps) / len(steps) * trainer.steps_per_epoch * HELD_OUT_SHARE
+    return max(1, math.floor(60 * minutes / max(seconds_per_epoch, 1e-9)))
+
+
+def fastest_threads(most: int, make_trainer: Callable[[], Trainer]) -> int:
+    """Find the number of threads with which a step takes least.
+
+    Parameters
+    ----------
+    most : int
+        Threads there may be.
+    make_trainer : callable
+        Makes a trainer; it is thrown away.
+
+    Returns
+    -------
+    int
+        1, 2, 4, ... or `most`; torch is left with it.
+    """
+    candidates = sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
+    if len(candidates) == 1:
+        return most
+    seconds = {}
+    for threads in candidates:
+        torch.set_num_threads(threads)
+        steps = step_seconds(make_trainer(), SECONDS / len(candidates))
+        seconds[threads] = sum(steps) / len(steps)
+    fastest = min(candidates, key=lambda threads: seconds[threads])
+    torch.set_num_threads(fastest)
+    return fastest
