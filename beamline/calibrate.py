@@ -1,8 +1,8 @@
 """A few steps of a training, timed on the machine at hand before it begins.
 
 A time budget becomes a number of epochs once, and the number is kept: a training that is killed and taken up again then
-ends with the same weights as one that was not. So does the number of threads: on cores that others use too, more of them
-can be slower, by far.
+ends with the same weights as one that was not. The number of threads is chosen likewise: on cores that others use too,
+more of them can be slower, by far.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ def fastest_threads(most: int, make_trainer: Callable[[], Trainer]) -> int:
     candidates = sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
     if len(candidates) == 1:
         return most
-    seconds = {}
+    seconds: dict[int, float] = {}
     for threads in candidates:
         torch.set_num_threads(threads)
         steps = step_seconds(make_trainer(), SECONDS / len(candidates))
         seconds[threads] = sum(steps) / len(steps)
-    fastest = min(candidates, key=lambda threads: seconds[threads])
+    fastest = min(seconds, key=lambda threads: seconds[threads])
     torch.set_num_threads(fastest)
     return fastest

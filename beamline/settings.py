@@ -37,7 +37,7 @@ class ComputeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: int | None = Field(
-        None, ge=1, description="Threads; None takes what trains fastest on the cores there are."
+        None, ge=1, description="Threads; None takes as many as train fastest here."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
     chunk_slices: int = Field(16, ge=1, description="Slices reconstructed together; fewer where memory is short.")
