@@ -16,6 +16,8 @@ __all__ = ["Estimate", "check_space", "estimate"]
 
 BASE_MEMORY = 600 * 2**20
 """Bytes of the interpreter with torch and the other libraries."""
+ENCODER_COPIES = 10
+"""Memory that coding a chunk takes, in chunks."""
 ARCHIVE_SHARE = 0.25
 """Bytes of the archive over those of the float32 volume, taken generously."""
 VOXELS_PER_SECOND = 2.5e6
@@ -62,7 +64,9 @@ def estimate(scan: Scan, settings: ReductionSettings) -> Estimate:
     output = int(ARCHIVE_SHARE * volume) + 2**21
     disk = volume * (sections + 1) + 2 * output
     chunk = chunk_rows(scan, settings) * bytes_per_row(scan, settings)
-    return Estimate(BASE_MEMORY + max(chunk, _network_bytes(scan, settings)), disk, output, _seconds(scan, settings))
+    coded = 4 * ENCODER_COPIES * min(settings.archive.chunk_slices, scan.num_rows) * scan.num_columns**2
+    largest = max(chunk, coded, _network_bytes(scan, settings))
+    return Estimate(BASE_MEMORY + largest, disk, output, _seconds(scan, settings))
 
 
 def _network_bytes(scan: Scan, settings: ReductionSettings) -> int:
@@ -77,11 +81,25 @@ def _network_bytes(scan: Scan, settings: ReductionSettings) -> int:
 def _seconds(scan: Scan, settings: ReductionSettings) -> float:
     voxels = scan.num_rows * scan.num_columns**2
     values = scan.num_rows * scan.num_columns * scan.num_projections
-    depth, width = settings.network.depth, settings.network.width
-    flops = 18 * width * sum(2 * settings.pairs.context_slices + 1 + width * layer for layer in range(depth))
-    training = 60 * (settings.training.minutes + settings.codec.minutes * (settings.archive.codec is not None))
     reconstruction = voxels * settings.sections.num_sections / VOXELS_PER_SECOND
-    return values / VALUES_PER_SECOND + reconstruction + training + voxels * flops / FLOPS_PER_SECOND + voxels / 1e6
+    denoising = voxels * _flops_per_voxel(settings) / FLOPS_PER_SECOND
+    codec = settings.codec.minutes if settings.archive.codec and not settings.codec.epochs else 0
+    return values / VALUES_PER_SECOND + reconstruction + _training_seconds(scan, settings) + denoising + 60 * codec
+
+
+def _training_seconds(scan: Scan, settings: ReductionSettings) -> float:
+    training, pairs = settings.training, settings.pairs
+    if training.epochs is None:
+        return 60 * training.minutes
+    pixels = pairs.batch_size * min(pairs.crop_size, scan.num_columns) ** 2
+    steps = training.epochs * (training.steps_per_epoch + training.held_out_batches / 3)
+    return 3 * steps * pixels * _flops_per_voxel(settings) / FLOPS_PER_SECOND  # backward takes twice what forward takes
+
+
+def _flops_per_voxel(settings: ReductionSettings) -> float:
+    depth, width = settings.network.depth, settings.network.width
+    inputs = 2 * settings.pairs.context_slices + 1
+    return 18 * width * sum(inputs + width * layer for layer in range(depth))
 
 
 def check_space(scan: Scan, settings: ReductionSettings, output: Path) -> None:

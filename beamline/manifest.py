@@ -112,7 +112,8 @@ def _check_archive(path: Path) -> Check:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
-        expected = all({"bytes", "sha256"} <= entry.keys() for entry in manifest["files"].values())
+        entries = manifest["files"].items()
+        expected = all({"bytes", "sha256"} <= entry.keys() and Path(name).name == name for name, entry in entries)
     except FileNotFoundError:
         raise ArchiveError(f"{path}: no manifest here; the run has not finished, or this is no output folder") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,7 +124,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _fault(path: Path, entry: dict[str, Any]) -> str | None:
-    if path.parent.joinpath(path.name) != path or not path.is_file():
+    if not path.is_file():
         return f"{path.name}: missing"
     size = path.stat().st_size
     if size != entry["bytes"]:

@@ -36,9 +36,7 @@ class ComputeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threads: int | None = Field(
-        None, ge=1, description="Threads; None takes as many as train fastest here."
-    )
+    threads: int | None = Field(None, ge=1, description="Threads; None takes as many as train fastest here.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
     chunk_slices: int = Field(16, ge=1, description="Slices reconstructed together; fewer where memory is short.")
     tile_size: int = Field(512, ge=32, description="Side of the tiles that the network is applied to, pixels.")

@@ -97,3 +97,19 @@ def test_a_file_that_is_no_network_is_refused(tmp_path, content):
 def test_channels_must_fit():
     with pytest.raises(RuntimeError):
         denoise_slice(MSD(5, 1, NetworkSettings(depth=2)), np.zeros((3, 16, 16), np.float32))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_as_the_cpu_does(blobs):
+    """The first losses agree; later ones drift apart by rounding."""
+    losses = {}
+    for device in ("cpu", "cuda"):
+        pairs = Pairs(blobs[1], np.full(4, 0.25, np.float32), PairSettings(crop_size=48, batch_size=2))
+        settings, network = TrainingSettings(steps_per_epoch=5), NetworkSettings(depth=20)
+        learner = NoiseTrainer(pairs, settings, network, device=torch.device(device))
+        losses[device] = learner.train_epoch(0)
+        context = blobs[1][:5, 0]
+        denoised = denoise_slice(learner.model, context, device=torch.device(device))
+        assert denoised.shape == (64, 64)
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-2)
