@@ -1,0 +1,84 @@
+"""Every benchmark runs with --tiny and writes rows that make sense; the figures of so small a run mean nothing."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+pytestmark = pytest.mark.slow
+
+
+def run(name, folder):
+    """Rows by (case, method, metric), after the checks that hold for every benchmark."""
+    file = folder / "rows.json"
+    command = [sys.executable, BENCHMARKS / f"{name}.py", "--tiny", "--json", file]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())
+    assert rows
+    assert all(set(row) == {"case", "method", "metric", "value", "unit"} for row in rows)
+    assert all(math.isfinite(row["value"]) for row in rows)
+    methods = {row["method"] for row in rows}
+    ours = {method for method in methods if method == "quietbeam" or method.startswith("quietbeam (")}
+    assert ours
+    assert methods - ours, "no peer"
+    assert all(f"| {method} |" in done.stdout for method in methods)
+    values = {(row["case"], row["method"], row["metric"]): row["value"] for row in rows}
+    assert len(values) == len(rows), "two rows for one thing"
+    return values
+
+
+def by_method(values, metric, case=""):
+    """Values of one metric, by method, of the cases whose name holds `case`."""
+    return {m: value for (c, m, name), value in values.items() if name == metric and case in c}
+
+
+def test_end_to_end(tmp_path):
+    values = run("end_to_end", tmp_path)
+    sizes, errors = by_method(values, "size"), by_method(values, "largest error")
+    lossless = [size for method, size in sizes.items() if method.startswith("lossless")]
+    assert sizes["quietbeam"] < min(lossless)
+    assert 0.5 < errors["quietbeam"] <= 1.01  # against the network applied again, which rounds in another order
+    assert errors["lossless: shuffle, gzip 6"] == 0
+    quality = by_method(values, "PSNR")
+    smoothed = next(value for method, value in quality.items() if method.startswith("best Gaussian"))
+    assert smoothed > quality["quietbeam (gridrec)"]
+
+
+def test_msd(tmp_path):
+    values = run("msd", tmp_path)
+    assert max(by_method(values, "largest difference").values()) < 1e-4  # both compute the same network
+    assert min(by_method(values, "speed").values()) > 0
+    memory = by_method(values, "memory", "forward and backward")
+    assert memory["quietbeam"] < memory["torch convolutions"]
+
+
+def test_reconstruction(tmp_path):
+    values = run("reconstruction", tmp_path)
+    quality, amplitude = by_method(values, "PSNR"), by_method(values, "amplitude")
+    assert min(quality.values()) > 25  # all see the phantom at its place
+    assert all(abs(slope - 1) < 0.1 for slope in amplitude.values())
+    seconds = by_method(values, "CPU time of a slice")
+    assert seconds["quietbeam (gridrec)"] < seconds["ASTRA FBP, CPU"]
+
+
+def test_ring_removal(tmp_path):
+    values = run("ring_removal", tmp_path)
+    quality = by_method(values, "PSNR smoothed", "stripes of 5%")
+    assert quality["quietbeam"] > quality["algotom remove_all_stripe (51, 21)"] + 3
+
+
+def test_training(tmp_path):
+    values = run("training", tmp_path)
+    early, late = by_method(values, "PSNR after 1 s"), by_method(values, "PSNR after 2 s")
+    assert late["quietbeam (batch size 1)"] > early["quietbeam (batch size 1)"]
+    assert late["gridrec, best Gaussian blur"] > late["gridrec"]
+    steps = by_method(values, "steps")
+    assert steps["quietbeam (batch size 1)"] > steps["quietbeam (batch size 4)"]
