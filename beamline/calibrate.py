@@ -20,7 +20,9 @@ from .epochs import Trainer
 __all__ = ["epochs_for", "fastest_threads", "step_seconds"]
 
 SECONDS = 3.0
-"""How long a calibration takes at least."""
+"""How long a calibration takes."""
+BUDGET_SHARE = 0.03
+"""Of a long time budget, what its calibration may take instead."""
 HELD_OUT_SHARE = 1.1
 """Time of an epoch over that of its steps: the held-out loss and the checkpoint."""
 
@@ -72,7 +74,7 @@ def epochs_for(minutes: float, make_trainer: Callable[[], Trainer]) -> int:
         At least 1.
     """
     trainer = make_trainer()
-    steps = step_seconds(trainer)
+    steps = step_seconds(trainer, max(SECONDS, BUDGET_SHARE * 60 * minutes))
     seconds_per_epoch = sum(steps) / len(steps) * trainer.steps_per_epoch * HELD_OUT_SHARE
     return max(1, math.floor(60 * minutes / max(seconds_per_epoch, 1e-9)))
 

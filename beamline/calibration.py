@@ -100,8 +100,8 @@ def check_calibration(
 def _missing(path: Path, missing: list[str], hint: str) -> str:
     options = " and ".join(f"--{name}" for name in missing)
     return (
-        f"{path} holds no {' and no '.join(missing)}; give them with {options}, or say that the data are corrected "
-        f"already with --normalised transmission or --normalised attenuation{hint}"
+        f"{path} holds no {' and no '.join(missing)}; give them with {options}, or say --normalised if these are line "
+        f"integrals already, --set scan.normalised=transmission if only the logarithm is missing{hint}"
     )
 
 

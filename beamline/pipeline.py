@@ -63,6 +63,8 @@ __all__ = ["Reduction", "file_signature", "max_error_of"]
 
 ERROR_SHARE = 0.1
 """The archive's largest error over the noise of the reconstruction, where no other is asked for."""
+FEW_PROJECTIONS = 0.2
+"""Projections of a section over columns of the detector below which streaks are to be expected."""
 WEAK_MIRROR = 0.5
 """Correlation of opposite projections below which the axis is doubtful."""
 
@@ -110,6 +112,7 @@ class Reduction:
         for caveat in self.scan.caveats:
             self._doubt(caveat)
         self._decide("split", *self._describe_sections())
+        self._check_sampling()
         self.axis = self._find_axis()
         self.sections, self.noise = self._reconstruct()
         self.model, self.history = self._train()
@@ -159,6 +162,7 @@ class Reduction:
             journal.append({"stop": chunk.stop, "variance": variance, "counts": dict(chunk_counts)})
         for record in journal.records:
             counts.update(record["counts"])
+        self._decide("outliers", f"{counts['zingers']} zingers, {counts['dead']} dead", "values replaced by neighbours")
         for caveat in count_caveats(counts):
             self._doubt(caveat)
         self._decide("reconstruction", settings.reconstruction.method, f"filter {settings.reconstruction.filter}")
@@ -336,7 +340,7 @@ class Reduction:
     def _header(self) -> ArchiveHeader:
         metadata = {
             "name": self.scan.name,
-            "scan": self.identity,
+            "scan": {"sha256": self.identity["sha256"], "num_files": len(self.identity["files"])},
             "unit": self.unit,
             "pixel_size": self.scan.pixel_size,
             "rotation_axis": self.axis.column,
@@ -388,6 +392,15 @@ class Reduction:
             f"{len(self._sections)} sections of {count} projections",
             "interleaved by direction; the last is held out",
         )
+
+    def _check_sampling(self) -> None:
+        fewest, columns = min(map(len, self._sections)), self.shape[2]
+        if fewest < FEW_PROJECTIONS * columns:
+            what = f"a section has {fewest} projections for slices of {columns} pixels"
+            risk = "streaks that all sections share look like structure to the network"
+            self._doubt(
+                Caveat("few-projections", f"{what}: {risk}; fewer sections (sections.num_sections) may be better")
+            )
 
     def _check_slice_size(self) -> None:
         smallest = min(self.settings.pairs.crop_size, *self.shape[1:])

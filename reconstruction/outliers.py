@@ -12,6 +12,8 @@ __all__ = ["OutlierSettings", "fill_dead", "remove_zingers"]
 MAD_TO_STD = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
+_NEIGHBOURING_FRAMES = np.array([[[True] * 3, [False] * 3, [True] * 3]])
+
 
 class OutlierSettings(BaseModel):
     """Which values count as outliers."""
@@ -19,7 +21,7 @@ class OutlierSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     zinger_threshold: float | None = Field(
-        12.0, gt=0, description="Height over the neighbours' median, in standard deviations of the noise; None = off."
+        12.0, gt=0, description="Height over the neighbours, in standard deviations of the noise; None = off."
     )
 
 
@@ -48,7 +50,10 @@ def fill_dead(sinograms: NDArray[np.float32]) -> NDArray[np.float32]:
 def remove_zingers(
     sinograms: NDArray[np.float32], settings: OutlierSettings | None = None
 ) -> tuple[NDArray[np.float32], int]:
-    """Replace single bright spots, where an x-ray hit the sensor, by the median of their neighbours.
+    """Replace bright spots of a single frame, where an x-ray hit the sensor, by the median of the frames around it.
+
+    A value is one that stands out over all values of the two neighbouring frames in its own and the next columns, and
+    over the median of its row: an edge that moves through the sinogram has neighbours in both directions.
 
     Parameters
     ----------
@@ -67,9 +72,9 @@ def remove_zingers(
     settings = settings or OutlierSettings()
     if settings.zinger_threshold is None:
         return sinograms, 0
-    # Neighbours of one column only: a column of its own gain then never looks like an outlier.
     median = ndimage.median_filter(sinograms, size=(1, 5, 1), mode="mirror")
-    height = sinograms - median
-    noise = MAD_TO_STD * np.median(np.abs(height), axis=(1, 2), keepdims=True)
-    zingers = (height > settings.zinger_threshold * noise) & (noise > 0)
+    noise = MAD_TO_STD * np.median(np.abs(sinograms - median), axis=(1, 2), keepdims=True)
+    frames = ndimage.maximum_filter(sinograms, footprint=_NEIGHBOURING_FRAMES, mode="mirror")
+    row = ndimage.median_filter(sinograms, size=(1, 1, 5), mode="mirror")
+    zingers = (sinograms - np.maximum(frames, row) > settings.zinger_threshold * noise) & (noise > 0)
     return np.where(zingers, median, sinograms), int(zingers.sum())

@@ -80,11 +80,12 @@ def test_the_output_is_four_files_and_no_scratch(finished):
 def test_archive_holds_the_denoised_volume_and_where_it_comes_from(finished, scan):
     output, recorder = finished
     manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["input"]["identity"]["files"][0]["name"] == scan.name
     with open_archive(output / "denoised.h5") as archive:
         assert archive.shape == (16, 48, 48)
         assert np.isfinite(archive[:]).all()
         assert archive.metadata["unit"] == "1/m"
-        assert archive.metadata["scan"]["files"][0]["name"] == scan.name
+        assert archive.metadata["scan"]["sha256"] == manifest["input"]["identity"]["sha256"]
         assert archive.metadata["settings"]["network"]["depth"] == 10
     assert manifest["numbers"]["largest_error"] <= manifest["numbers"]["max_error"]
     assert {"rotation axis", "split", "max_error", "reconstruction"} <= {d.name for d in recorder.decisions}

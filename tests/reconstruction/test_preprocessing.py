@@ -8,6 +8,8 @@ from quietbeam.reconstruction.outliers import OutlierSettings, fill_dead, remove
 from quietbeam.reconstruction.reconstructors import circle
 from quietbeam.reconstruction.stripes import StripeSettings, remove_stripes
 
+FALSE_ZINGERS = 2e-3
+"""Share of the values along steep edges that may be taken for zingers."""
 SHADING = 0.02
 """Slow change of a slice by ring removal, over the attenuation of the sample."""
 
@@ -68,6 +70,19 @@ def test_zingers_go_and_noise_stays():
     np.testing.assert_allclose(cured, clean, atol=0.1)
     assert (cured != hit).sum() == 2
     assert remove_zingers(hit, OutlierSettings(zinger_threshold=None))[1] == 0
+
+
+def test_edges_that_move_through_the_sinogram_are_no_zingers():
+    """Steep edges, a few columns from frame to frame: the background of a sample seen at few angles."""
+    theta, s = np.arange(60) * np.pi / 60, np.arange(200) - 99.5
+    rng = np.random.default_rng(7)
+    sinogram = np.ones((60, 200))
+    for radius, angle in zip(rng.uniform(5, 80, 12), rng.uniform(0, 2 * np.pi, 12), strict=True):
+        distance = s - radius * np.cos(theta - angle)[:, None]
+        sinogram *= np.where(np.abs(distance) < 12, 0.9, 1)
+    noisy = (sinogram + rng.normal(0, 0.002, sinogram.shape)).astype(np.float32)[None]
+    _, count = remove_zingers(noisy)
+    assert count < FALSE_ZINGERS * noisy.size
 
 
 def test_a_constant_sinogram_has_no_zingers():
