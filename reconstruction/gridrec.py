@@ -64,7 +64,8 @@ def gridrec(
     for pair, rows in zip(pairs, _pairs(sinograms), strict=True):
         pair[:] = _full_spectrum(filter_rows(rows, filter_name)) * phase
     flat = pairs.reshape(len(pairs), -1)
-    plan = finufft.Plan(1, (size, size), len(pairs), TOLERANCE, 1, dtype="complex64", nthreads=num_threads)
+    options = {"dtype": "complex64", "nthreads": num_threads, "showwarn": 0}  # showwarn: the library would print
+    plan = finufft.Plan(1, (size, size), len(pairs), TOLERANCE, 1, **options)
     plan.setpts(x, y)
     images = plan.execute(flat if len(pairs) > 1 else flat[0]).reshape(len(pairs), size, size)
     slices = np.stack([images.real, images.imag], axis=1).reshape(-1, size, size)[:num_rows]

@@ -12,6 +12,9 @@ __all__ = ["OutlierSettings", "fill_dead", "remove_zingers"]
 MAD_TO_STD = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
+LEAST_LIGHT = 1e-3
+"""Transmission below which the noise is not scaled further when it is fitted."""
+
 _NEIGHBOURING_FRAMES = np.array([[[True] * 3, [False] * 3, [True] * 3]])
 
 
@@ -25,25 +28,28 @@ class OutlierSettings(BaseModel):
     )
 
 
-def fill_dead(sinograms: NDArray[np.float32]) -> NDArray[np.float32]:
+def fill_dead(sinograms: NDArray[np.float32], *, empty: float) -> NDArray[np.float32]:
     """Interpolate values that are not finite along the detector row, linearly.
 
     Parameters
     ----------
     sinograms : float32, shape (row, angle, column)
         Sinograms with nan or inf where nothing was measured.
+    empty : float
+        Value of a row without anything finite that stands for an empty beam path: 1 for transmission, 0 for line
+        integrals.
 
     Returns
     -------
     float32, shape (row, angle, column)
-        Finite everywhere; a row without any finite value becomes 0.
+        Finite everywhere.
     """
     filled = np.array(sinograms)
     columns = np.arange(sinograms.shape[-1])
     for index in np.argwhere(~np.isfinite(filled).all(axis=-1)):
         row = filled[tuple(index)]
         good = np.isfinite(row)
-        row[~good] = np.interp(columns[~good], columns[good], row[good]) if good.any() else 0
+        row[~good] = np.interp(columns[~good], columns[good], row[good]) if good.any() else empty
     return filled
 
 
@@ -53,7 +59,8 @@ def remove_zingers(
     """Replace bright spots of a single frame, where an x-ray hit the sensor, by the median of the frames around it.
 
     A value is one that stands out over all values of the two neighbouring frames in its own and the next columns, and
-    over the median of its row: an edge that moves through the sinogram has neighbours in both directions.
+    over the median of its row: an edge that moves through the sinogram has neighbours in both directions. How far it
+    must stand out depends on the light it got: photon noise goes with the root of the transmission.
 
     Parameters
     ----------
@@ -73,8 +80,23 @@ def remove_zingers(
     if settings.zinger_threshold is None:
         return sinograms, 0
     median = ndimage.median_filter(sinograms, size=(1, 5, 1), mode="mirror")
-    noise = MAD_TO_STD * np.median(np.abs(sinograms - median), axis=(1, 2), keepdims=True)
+    noise = np.stack([_photon_noise(*row) for row in zip(sinograms, median, strict=True)])
     frames = ndimage.maximum_filter(sinograms, footprint=_NEIGHBOURING_FRAMES, mode="mirror")
     row = ndimage.median_filter(sinograms, size=(1, 1, 5), mode="mirror")
     zingers = (sinograms - np.maximum(frames, row) > settings.zinger_threshold * noise) & (noise > 0)
     return np.where(zingers, median, sinograms), int(zingers.sum())
+
+
+def _photon_noise(sinogram: NDArray[np.float32], median: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Estimate the standard deviation of each value, a sqrt(T) and at least one photon, a^2.
+
+    With N photons in the open beam, T has the variance T / N, so that a^2 = 1 / N is one photon. It is fitted in the
+    brighter half, where photons outweigh the noise of reading out.
+    """
+    deviation = np.abs(sinogram - median)
+    fitted = (median >= np.median(median)) & (deviation > 0)  # the median is often the value itself
+    if not fitted.any():
+        return np.zeros_like(sinogram)
+    scaled = deviation[fitted] / np.sqrt(np.maximum(median[fitted], LEAST_LIGHT))
+    scale = np.float32(MAD_TO_STD * np.median(scaled))
+    return np.asarray(scale * np.sqrt(np.maximum(median, scale**2)))

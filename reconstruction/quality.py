@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["FRC", "fourier_ring_correlation", "psnr"]
+from .reconstructors import circle
+
+__all__ = ["FRC", "fourier_ring_correlation", "noise_of_sections", "psnr"]
 
 
 def psnr(truth: NDArray[np.floating], image: NDArray[np.floating], *, data_range: float | None = None) -> float:
@@ -43,7 +45,7 @@ class FRC(NamedTuple):
     correlation : float64, shape (ring,)
         -1 to 1; 0 where a ring has no power.
     num_samples : int64, shape (ring,)
-        Fourier samples of the ring.
+        Fourier samples of the ring in the full plane; of a real image, half of them are free.
     """
 
     frequency: NDArray[np.float64]
@@ -99,13 +101,61 @@ def fourier_ring_correlation(
     b = fft.rfft2(window * (second - second.mean(axis=(-2, -1), keepdims=True))).reshape(a.shape)
     radius = np.hypot(fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None, :])
     ring = np.minimum((radius * 2 * num_rings).astype(int), num_rings).ravel()  # the corners go to one ring more
+    times = np.broadcast_to(_times_in_full_plane(width), radius.shape)
 
     def over_rings(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        weights = values.sum(axis=0, dtype=np.float64).ravel()
+        weights = (times * values.sum(axis=0, dtype=np.float64)).ravel()
         return np.bincount(ring, weights, num_rings + 1)[:num_rings].astype(np.float64)
 
     power = np.sqrt(over_rings(np.abs(a) ** 2) * over_rings(np.abs(b) ** 2))
     cross = over_rings((a * b.conj()).real)
     correlation = np.divide(cross, power, out=np.zeros(num_rings), where=power > 0)
     frequency = (np.arange(num_rings) + 0.5) / (2 * num_rings)
-    return FRC(frequency, correlation, np.bincount(ring, minlength=num_rings + 1)[:num_rings])
+    return FRC(frequency, correlation, np.rint(over_rings(np.ones((1, *radius.shape)))).astype(np.int64))
+
+
+def noise_of_sections(slices: NDArray[np.float32], shares: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Estimate the noise of the full reconstruction from how much the reconstructions of its sections differ.
+
+    A section that has the share s_k of the projections has the noise variance v / s_k, where v is that of the full
+    reconstruction, sum_k s_k x_k. The mean of sum_k s_k (x_k - full)^2 is then (K - 1) v. Whatever differs between the
+    sections counts as noise, also the streaks of sections with few projections: the estimate is then too high.
+
+    Parameters
+    ----------
+    slices : float32, shape (slice, section, y, x)
+        Reconstructions of the sections.
+    shares : float, shape (section,)
+        Share of the projections in each section, with sum 1.
+
+    Returns
+    -------
+    float64, shape (slice,)
+        Standard deviation inside the circle of each slice, in the unit of `slices`.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two sections, or not as many shares.
+    """
+    num_sections = slices.shape[1]
+    if num_sections < 2 or len(shares) != num_sections:
+        raise ValueError(f"noise needs two or more sections and a share of each, got {num_sections} and {len(shares)}")
+    inside = circle(slices.shape[-1]) > 0
+    weights = np.asarray(shares, np.float64)
+    return np.array([_noise_of_one(sections[:, inside], weights) for sections in slices])
+
+
+def _noise_of_one(sections: NDArray[np.float32], shares: NDArray[np.float64]) -> float:
+    full = shares @ sections
+    spread = [share * np.square(section - full).mean() for share, section in zip(shares, sections, strict=True)]
+    return float(np.sqrt(sum(spread) / (len(shares) - 1)))
+
+
+def _times_in_full_plane(width: int) -> NDArray[np.float64]:
+    """How many columns of the full transform each column of a half transform stands for."""
+    times = np.full(width // 2 + 1, 2.0)
+    times[0] = 1
+    if width % 2 == 0:
+        times[-1] = 1
+    return times

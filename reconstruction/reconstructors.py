@@ -42,7 +42,11 @@ class ReconstructionSettings(BaseModel):
         "gridrec", description="Fourier regridding, or ASTRA's FBP (slow on a CPU)."
     )
     filter: FilterName = Field("ram-lak", description="Window of the ramp filter.")
-    circle: bool = Field(True, description="Set what lies outside the circle that every projection saw to 0.")
+    circle: bool = Field(
+        True,
+        description="Set what lies outside the inscribed circle of the slice to 0; only with the axis in the middle "
+        "of the detector did every projection see all of the circle.",
+    )
 
 
 def reconstruct(
@@ -86,7 +90,9 @@ def reconstruct(
 
 
 def circle(size: int) -> NDArray[np.float32]:
-    """Make the mask of the inscribed circle.
+    """Make the mask of the inscribed circle of a slice.
+
+    Every projection saw all of it only if the axis is in the middle of the detector.
 
     Parameters
     ----------

@@ -17,6 +17,8 @@ __all__ = ["AxisSettings", "RotationAxis", "find_rotation_axis", "opposite_pairs
 
 DISAGREEMENT = 2.0
 """Pixels between the methods' answers from which the user is told."""
+OFF_CENTRE = 0.35
+"""Share of the detector's width between the axis and the nearer edge below which much was seen from one side only."""
 
 
 class AxisSettings(BaseModel):
@@ -102,7 +104,8 @@ def find_rotation_axis(
     candidates = {name: (column, _mirror_score(front, back, column)) for name, column in found.items()}
     method = max(candidates, key=lambda name: candidates[name][1])
     column, score = candidates[method]
-    return RotationAxis(column, method, score, candidates, _disagreement(found))
+    caveats = (*_disagreement(found), *_near_the_edge(column, num_columns))
+    return RotationAxis(column, method, score, candidates, caveats)
 
 
 def opposite_pairs(theta: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -118,14 +121,21 @@ def opposite_pairs(theta: NDArray[np.float64]) -> NDArray[np.intp]:
     intp, shape (pair, 2)
         Indices of the front and the back projection; of a half turn only its two ends, however near to opposite.
     """
-    opposite = np.abs(theta[None, :] - theta[:, None] - np.pi)
     front = np.arange(theta.size)
-    back = opposite.argmin(axis=1)
+    back = _nearest(theta, theta + np.pi)
     step = (theta[-1] - theta[0]) / max(theta.size - 1, 1)
-    matched = opposite[front, back] <= 0.51 * step
+    matched = np.abs(theta[back] - theta - np.pi) <= 0.51 * step
     if matched.sum() < 2:
         return np.array([[0, theta.size - 1]])
     return np.stack([front[matched], back[matched]], axis=1)
+
+
+def _nearest(ascending: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Index of the nearest value, the first of several equally near."""
+    above = np.minimum(np.searchsorted(ascending, wanted), ascending.size - 1)
+    below = np.maximum(above - 1, 0)
+    below_is_nearer = np.abs(ascending[below] - wanted) <= np.abs(ascending[above] - wanted)
+    return np.searchsorted(ascending, ascending[np.where(below_is_nearer, below, above)])
 
 
 def _opposite_projections(
@@ -182,3 +192,12 @@ def _disagreement(found: dict[str, float]) -> tuple[Caveat, ...]:
         return ()
     columns = ", ".join(f"{name} {column:.2f}" for name, column in found.items())
     return (Caveat("axis-methods-disagree", f"the methods put the rotation axis at different columns ({columns})"),)
+
+
+def _near_the_edge(column: float, num_columns: int) -> tuple[Caveat, ...]:
+    reach = min(column, num_columns - 1 - column)
+    if reach >= OFF_CENTRE * (num_columns - 1):
+        return ()
+    what = f"the axis lies near the edge of the detector (column {column:.1f} of {num_columns})"
+    risk = f"half-acquisition scans are not stitched, values beyond {reach:.0f} pixels from the axis are wrong"
+    return (Caveat("offset-axis", f"{what}: {risk}"),)

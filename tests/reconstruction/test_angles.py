@@ -20,6 +20,31 @@ def test_two_projections_of_one_direction_share_its_weight():
     np.testing.assert_allclose(weights[1:-1], np.pi / 10, rtol=1e-6)
 
 
+@pytest.mark.parametrize("jitter", [0, 0.02])
+@pytest.mark.parametrize("num_turns", [3, 5, 10])
+@pytest.mark.parametrize("turn", [np.pi, 2 * np.pi])
+def test_turns_share_the_weight_of_their_directions(turn, num_turns, jitter):
+    """Encoder positions repeat to a fiftieth of a step, the beginning of the first turn among them."""
+    step = turn / 60
+    theta = np.arange(60 * num_turns) * step
+    theta += jitter * step * np.random.default_rng(0).uniform(-1, 1, theta.size)
+    weights = angular_weights(theta)
+    assert weights.sum() == pytest.approx(np.pi)
+    np.testing.assert_allclose(weights, np.pi / theta.size, rtol=4 * jitter + 1e-6)
+
+
+def test_turns_with_a_missing_wedge_do_not_fill_it():
+    once = np.linspace(0, np.pi / 2, 90)
+    theta = np.concatenate([once, once + 1e-5, once - 1e-5])
+    assert angular_weights(theta).sum() == pytest.approx(np.pi / 2, rel=0.05)
+
+
+def test_two_missing_wedges_are_not_filled():
+    """The pillars of a cell."""
+    theta = np.concatenate([np.linspace(0, 1, 60), np.linspace(1.6, 2.6, 60)])
+    assert angular_weights(theta).sum() == pytest.approx(2, rel=0.1)
+
+
 def test_missing_wedge_is_not_given_to_its_neighbours():
     theta = np.linspace(0, np.pi / 2, 90)
     assert angular_weights(theta).max() < 3 * np.pi / 90

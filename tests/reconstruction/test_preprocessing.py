@@ -3,7 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from quietbeam.reconstruction.gridrec import gridrec
-from quietbeam.reconstruction.normalize import NormalizeSettings, dead_pixels, line_integrals, transmission
+from quietbeam.reconstruction.normalize import NormalizeSettings, dead_pixels, line_integrals, transmission, unlit_rows
 from quietbeam.reconstruction.outliers import OutlierSettings, fill_dead, remove_zingers
 from quietbeam.reconstruction.reconstructors import circle
 from quietbeam.reconstruction.stripes import StripeSettings, remove_stripes
@@ -44,18 +44,49 @@ def test_dead_pixels_are_found_and_become_nan():
     assert dead_pixels(np.full((2, 5), np.nan, np.float32), 0.1).all()
 
 
+def counted(rng, photons, num_frames):
+    """Frames of a detector that adds 100 counts and 3 counts of noise."""
+    frames = rng.poisson(photons, (num_frames, *photons.shape)) + rng.normal(100, 3, (num_frames, *photons.shape))
+    return np.rint(frames).astype(np.float32)
+
+
+@pytest.mark.parametrize(("num_flats", "num_darks"), [(20, 10), (1, 10), (20, 1), (1, 1)])
+def test_rows_without_light_are_dead_and_dim_ones_are_not(num_flats, num_darks):
+    rng = np.random.default_rng(8)
+    photons = np.zeros((40, 200))
+    photons[12:28] = 2000
+    photons[12] = 60
+    flats, darks = counted(rng, photons, num_flats), counted(rng, 0 * photons, num_darks)
+    lit = photons[:, 0] > 0
+    assert (unlit_rows(flats, darks) == ~lit).all()
+    dead = transmission(flats, flats, darks).dead
+    assert dead[~lit].all()
+    assert not dead[lit].all(axis=1).any()
+    rows = [unlit_rows(flats[:, i : i + 1], darks[:, i : i + 1])[0] for i in range(40)]
+    assert rows == (~lit).tolist()  # no row looks at another
+
+
+def test_a_beam_that_decays_or_has_no_photons_unit_is_light():
+    """Flats before and after, at 1 and 0.3 of the current, of a detector that writes shares of its range."""
+    rng = np.random.default_rng(9)
+    current = np.array([1.0, 0.3])[:, None, None]
+    flats = (current * rng.uniform(0.4, 0.6, (2, 5, 80)) + 0.01).astype(np.float32)
+    flats[:, :, 7] = np.nan
+    assert not unlit_rows(flats, np.full((2, 5, 80), 0.01, np.float32)).any()
+
+
 def test_dead_values_are_interpolated_along_the_row():
     sinogram = np.broadcast_to(np.arange(10, dtype=np.float32), (1, 4, 10)).copy()
     truth = sinogram.copy()
     sinogram[0, :, [3, 4, 9]] = np.nan
     truth[0, :, 9] = 8  # beyond the last good value there is nothing to interpolate with
-    np.testing.assert_allclose(fill_dead(sinogram), truth)
-    assert (fill_dead(np.full((1, 2, 5), np.nan, np.float32)) == 0).all()
+    np.testing.assert_allclose(fill_dead(sinogram, empty=1), truth)
+    assert (fill_dead(np.full((1, 2, 5), np.nan, np.float32), empty=1) == 1).all()
 
 
 def test_inputs_are_not_changed():
     sinograms = np.full((1, 9, 12), np.nan, np.float32)
-    fill_dead(sinograms)
+    fill_dead(sinograms, empty=1)
     assert np.isnan(sinograms).all()
 
 
@@ -70,6 +101,33 @@ def test_zingers_go_and_noise_stays():
     np.testing.assert_allclose(cured, clean, atol=0.1)
     assert (cured != hit).sum() == 2
     assert remove_zingers(hit, OutlierSettings(zinger_threshold=None))[1] == 0
+
+
+def test_photon_noise_beside_a_dark_sample_is_no_zinger():
+    """The sample covers four fifths of the columns and lets through e^-5 of 1000 photons."""
+    rng = np.random.default_rng(10)
+    photons = np.full((180, 250), 1000.0)
+    photons[:, 25:225] *= np.exp(-5)
+    clean = (rng.poisson(photons) / 1000).astype(np.float32)[None]
+    assert remove_zingers(clean)[1] <= 1e-4 * clean.size
+    hit = clean.copy()
+    air, sample = [(20, 5), (90, 240), (150, 12)], [(10, 60), (77, 120), (140, 200)]
+    for (i, j), height in zip(air + sample, [1.0] * 3 + [0.5] * 3, strict=True):
+        hit[0, i, j] += height
+    cured, _ = remove_zingers(hit)
+    where = tuple(np.array(air + sample).T)
+    assert (cured[0][where] < clean[0][where] + 0.3).all()
+    assert (cured != clean).sum() <= len(air + sample) + 1e-4 * clean.size
+
+
+@pytest.mark.parametrize("num_photons", [30, 100, 1000, 100000])
+@pytest.mark.parametrize("thickness", [3, 5, 8])
+def test_counts_of_any_light_are_no_zingers(num_photons, thickness):
+    rng = np.random.default_rng(11)
+    photons = np.full((120, 200), float(num_photons))
+    photons[:, 20:180] *= np.exp(-thickness)
+    clean = (rng.poisson(photons) / num_photons).astype(np.float32)[None]
+    assert remove_zingers(clean)[1] <= 1e-4 * clean.size
 
 
 def test_edges_that_move_through_the_sinogram_are_no_zingers():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from quietbeam.reconstruction.quality import fourier_ring_correlation, psnr
+from quietbeam.reconstruction.quality import fourier_ring_correlation, noise_of_sections, psnr
 
 
 def test_psnr_of_a_known_error():
@@ -35,3 +35,45 @@ def test_resolution_is_where_the_signal_ends():
     a, b = (signal + 0.3 * rng.normal(size=(2, *signal.shape))).astype(np.float32)
     assert fourier_ring_correlation(a, b).resolution() == pytest.approx(0.25, abs=0.03)
     assert fourier_ring_correlation(a, a).resolution() == 0.5
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 33), (24, 31), (31, 24)])
+def test_ring_correlation_is_that_of_the_full_plane(shape):
+    height, width = shape
+    rng = np.random.default_rng(3)
+    a, b = (rng.normal(size=(3, *shape)) + rng.normal(size=(2, 3, *shape))).astype(np.float32)
+    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
+    A, B = (np.fft.fft2(window * (x - x.mean(axis=(1, 2), keepdims=True))) for x in (a, b))
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
+    frc = fourier_ring_correlation(a, b, num_rings=6)
+    for index in range(6):
+        ring = (radius * 12).astype(int) == index
+        power = np.sqrt((np.abs(A[:, ring]) ** 2).sum() * (np.abs(B[:, ring]) ** 2).sum())
+        expected = (A[:, ring] * B[:, ring].conj()).real.sum() / power
+        assert frc.correlation[index] == pytest.approx(expected, abs=1e-5)
+        assert frc.num_samples[index] == ring.sum()
+
+
+@pytest.mark.parametrize("counts", [(90, 90), (45, 45, 45, 45), (10, 50, 120), (1, 9)])
+def test_noise_of_sections_is_that_of_their_average(counts):
+    """Section k of n_k projections has noise of variance 1 / n_k, so the average has 1 / sum n_k."""
+    rng = np.random.default_rng(4)
+    counts = np.array(counts)
+    noise = rng.normal(size=(2, len(counts), 200, 200)) / np.sqrt(counts)[:, None, None]
+    truth = rng.normal(size=(2, 1, 200, 200))
+    brightness = np.array([1, 3])[:, None, None, None]
+    found = noise_of_sections((brightness * noise + 50 * truth).astype(np.float32), counts / counts.sum())
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.array([1, 3]) / np.sqrt(counts.sum()), rtol=0.02)
+
+
+def test_noise_outside_the_circle_does_not_count():
+    slices = np.zeros((1, 2, 64, 64), np.float32)
+    slices[0, 0, :4, :4] = 1e3
+    assert noise_of_sections(slices, np.array([0.5, 0.5])).tolist() == [0]
+
+
+@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.25, 0.25]])
+def test_noise_of_sections_needs_a_share_of_each(shares):
+    with pytest.raises(ValueError, match="a share of each"):
+        noise_of_sections(np.zeros((1, min(len(shares), 2), 8, 8), np.float32), np.array(shares))
