@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files, and folders of files, that are there whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,21 +21,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Parameters
     ----------
     path : Path
-        Final name; a file of that name is replaced.
+        Final name; a file of that name is replaced by a file, never a folder that holds something.
 
     Yields
     ------
     Path
-        Temporary name. If the block raises, the file is removed and `path` is as before.
+        Temporary name, for a file or a folder; nothing is there, also if a killed process had left something. If the
+        block raises, what was written is removed and `path` is as before.
     """
     temporary = path.with_name(f".{path.name}.partial")
+    _remove(temporary)
     try:
         yield temporary
+        for inner in temporary.rglob("*"):
+            sync(inner)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from quietbeam.compress.archive import open_archive
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import ArchiveError, ReductionError
+from quietbeam.reconstruction.quality import psnr
 from quietbeam.reconstruction.reconstructors import RECONSTRUCTORS, ReconstructionSettings, circle, reconstruct
 
-from .scan import open_scan
+from .manifest import read_manifest
+from .scan import Scan, open_scan
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings, clean_sinograms
 from .workspace import ARCHIVE, MANIFEST
@@ -19,6 +23,14 @@ from .workspace import ARCHIVE, MANIFEST
 __all__ = ["compare_with_truth"]
 
 CHUNK = 8
+
+
+class _Source(NamedTuple):
+    """What the result was made from."""
+
+    scan: Scan
+    rotation_axis: float
+    settings: ReductionSettings
 
 
 def compare_with_truth(output: Path, truth: Path) -> dict[str, float]:
@@ -34,41 +46,75 @@ def compare_with_truth(output: Path, truth: Path) -> dict[str, float]:
     Returns
     -------
     dict
-        PSNR in decibel inside the circle, range of the truth as the peak: ``archive`` (the denoised volume as
-        archived), and each reconstruction method from all projections.
+        PSNR in decibel inside the circle, range of the truth as the peak, inf for no error: ``archive`` (the denoised
+        volume as archived), and each reconstruction method from all projections.
 
     Raises
     ------
+    ArchiveError
+        If the output has no manifest, or the manifest or the archive is damaged.
     ReductionError
-        If the shapes differ.
+        If the shapes differ, or the scan is no longer where it was.
+    ScanError
+        If the scan cannot be read.
     """
-    manifest = json.loads((output / MANIFEST).read_text())
-    settings = ReductionSettings.model_validate(manifest["settings"])
-    scan = open_scan(Path(manifest["input"]["path"]), settings.scan)
-    sinogram_settings = SinogramSettings(
-        normalize=settings.normalize, outliers=settings.outliers, stripes=settings.stripes
-    )
-    volume = np.load(truth, mmap_mode="r")
+    source = _open_source(output / MANIFEST)
+    volume = _load_truth(truth)
     inside = circle(volume.shape[-1]) > 0
     errors = dict.fromkeys(("archive", *RECONSTRUCTORS), 0.0)
     with open_archive(output / ARCHIVE) as archive:
         if archive.shape != volume.shape:
             raise ReductionError(f"{truth}: shape {volume.shape}, but the archive has {archive.shape}")
-        for start in range(0, scan.num_rows, CHUNK):
-            rows = slice(start, min(start + CHUNK, scan.num_rows))
+        for start in range(0, len(volume), CHUNK):
+            rows = slice(start, min(start + CHUNK, len(volume)))
             right = volume[rows][:, inside]
-            sinograms, _ = clean_sinograms(scan, rows, sinogram_settings)
-            errors["archive"] += _squared(archive[rows][:, inside] - right)
-            for name in RECONSTRUCTORS:
-                method = ReconstructionSettings(method=name, filter=settings.reconstruction.filter)
-                slices = reconstruct(
-                    sinograms, scan.theta, manifest["rotation_axis"], method, pixel_size=scan.pixel_size
-                )
-                errors[name] += _squared(slices[:, inside] - right)
+            for name, slices in {"archive": archive[rows], **_reconstruct(source, rows)}.items():
+                errors[name] += float(np.square(slices[:, inside] - right, dtype=np.float64).sum())
     peak = float(volume.max() - volume.min())
-    count = volume.shape[0] * int(inside.sum())
-    return {name: float(20 * np.log10(peak) - 10 * np.log10(error / count)) for name, error in errors.items()}
+    count = len(volume) * int(inside.sum())
+    # One voxel that is off by the root mean square error has the mean square error of the whole volume.
+    return {name: psnr(np.zeros(1), np.sqrt([error / count]), data_range=peak) for name, error in errors.items()}
 
 
-def _squared(difference: np.ndarray) -> float:
-    return float(np.square(difference, dtype=np.float64).sum())
+def _open_source(manifest_path: Path) -> _Source:
+    manifest = read_manifest(manifest_path)
+    try:
+        path, axis = Path(manifest["input"]["path"]), float(manifest["rotation_axis"])
+        settings = ReductionSettings.model_validate(manifest["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"{manifest_path}: expected the scan's path, its rotation axis and the settings of this version, got "
+            f"{_in_one_line(error)}: reduce the scan again"
+        ) from error
+    if not path.exists():
+        raise ReductionError(f"{path}: the scan of {manifest_path.parent} has gone: put it back there to compare")
+    return _Source(open_scan(path, settings.scan), axis, settings)
+
+
+def _in_one_line(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return repr(error)
+    faults = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+    return "; ".join(f"settings.{name}: {message}" for name, message in faults)
+
+
+def _reconstruct(source: _Source, rows: slice) -> dict[str, NDArray[np.float32]]:
+    """Reconstruct some rows with each method."""
+    scan, settings = source.scan, source.settings
+    cleaning = SinogramSettings(normalize=settings.normalize, outliers=settings.outliers, stripes=settings.stripes)
+    sinograms, _ = clean_sinograms(scan, rows, cleaning)
+    methods = {
+        name: ReconstructionSettings(method=name, filter=settings.reconstruction.filter) for name in RECONSTRUCTORS
+    }
+    return {
+        name: reconstruct(sinograms, scan.theta, source.rotation_axis, method, pixel_size=scan.pixel_size)
+        for name, method in methods.items()
+    }
+
+
+def _load_truth(path: Path) -> NDArray[np.float32]:
+    try:
+        volume: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise ReductionError(f"{path}: cannot be read as a .npy file of the true volume ({error})") from error
+    return volume

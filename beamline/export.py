@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ __all__ = ["FORMATS", "extract", "parse_slices"]
 
 
 def parse_slices(text: str | None, num_slices: int) -> slice:
-    """Read ``10:20``, ``10:``, ``:20``, ``7`` or ``-1`` as slices of a volume.
+    """Read ``10:20``, ``10:``, ``:20``, ``7`` or ``-1`` as slices of a volume; negative ones count from the end.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def parse_slices(text: str | None, num_slices: int) -> slice:
     Returns
     -------
     slice
-        With start and stop in [0, num_slices], not empty.
+        With 0 <= start < stop <= num_slices.
 
     Raises
     ------
@@ -39,13 +40,13 @@ def parse_slices(text: str | None, num_slices: int) -> slice:
         return slice(0, num_slices)
     try:
         first, colon, last = text.partition(":")
-        start = int(first) if first else 0
+        start = int(first) if first or not colon else 0
         stop = (int(last) if last else num_slices) if colon else (start + 1 or num_slices)
-        start, stop, _ = slice(start, stop).indices(num_slices)
     except ValueError:
         raise ValueError(f"expected slices like 10:20 or 7, got {text!r}") from None
-    if start >= stop:
-        raise ValueError(f"slices {text} are empty: the archive has slices 0 to {num_slices - 1}")
+    start, stop = (index + num_slices if index < 0 else index for index in (start, stop))
+    if not 0 <= start < stop <= num_slices:
+        raise ValueError(f"slices {text} are not there: the archive has slices 0 to {num_slices - 1}")
     return slice(start, stop)
 
 
@@ -110,6 +111,8 @@ def _to_h5(archive: Archive, path: Path, slices: slice) -> None:
         data.attrs["units"] = str(archive.metadata.get("unit", "1/pixel"))
         if isinstance(pixel_size, float):
             data.attrs["pixel_size_m"] = pixel_size
+        data.attrs["first_slice"], data.attrs["max_error"] = slices.start, archive.header.max_error
+        entry.attrs["quietbeam"] = json.dumps(archive.metadata, sort_keys=True)
         for chunk in _chunks(archive, slices):
             data[chunk.start - slices.start : chunk.stop - slices.start] = archive[chunk]
 

@@ -57,7 +57,7 @@ class SimulateSettings(BaseModel):
         return _MARGIN * min(self.rotation_axis + 0.5, self.num_columns - 0.5 - self.rotation_axis)
 
 
-def simulate_scan(path: Path, settings: SimulateSettings | None = None) -> Path:
+def simulate_scan(path: Path, settings: SimulateSettings | None = None, *, overwrite: bool = False) -> Path:
     """Write the scan of a foam as a DXchange file, and the volume it shows beside it.
 
     Parameters
@@ -67,13 +67,24 @@ def simulate_scan(path: Path, settings: SimulateSettings | None = None) -> Path:
         rotation axis through the middle of the slices.
     settings : SimulateSettings, optional
         What to simulate.
+    overwrite : bool, optional
+        Replace the scan and the truth of these names, if there are any.
 
     Returns
     -------
     Path
         `path`.
+
+    Raises
+    ------
+    FileExistsError
+        If scan or truth is there already and `overwrite` is not given; nothing is changed.
+    ValueError
+        If the rotation axis lies outside of the detector.
     """
     settings = settings or SimulateSettings()
+    if not overwrite:
+        _refuse_existing(path, truth_path(path))
     if settings.radius <= 0:
         raise ValueError(f"axis_offset={settings.axis_offset} puts the rotation axis outside of the detector")
     attenuation = settings.max_attenuation / (2 * settings.radius * settings.pixel_size)
@@ -95,6 +106,12 @@ def simulate_scan(path: Path, settings: SimulateSettings | None = None) -> Path:
 def truth_path(path: Path) -> Path:
     """Where `simulate_scan` puts the truth: ``<stem>_truth.npy`` beside the scan."""
     return path.with_name(f"{path.stem}_truth.npy")
+
+
+def _refuse_existing(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise FileExistsError(f"{path} is there already: choose another name, or remove it")
 
 
 def _make_foam(settings: SimulateSettings) -> Foam:

@@ -43,7 +43,7 @@ def main() -> None:
                 settings = SimulateSettings(
                     num_rows=num_rows, num_columns=num_columns, num_angles=num_angles, noise=noise
                 )
-                path = simulate_scan(Path(folder) / "scan.h5", settings)
+                path = simulate_scan(Path(folder) / "scan.h5", settings, overwrite=True)
                 case = f"{num_columns} columns, {num_angles} angles, stripes of {spread:.0%}"
                 rows += _compare(case, open_scan(path), settings.rotation_axis, np.load(truth_path(path)))
     report(rows, options.json)

@@ -262,7 +262,9 @@ class Archive:
         return self._codec
 
     def _read_index(self) -> dict[str, Any]:
-        if (form := _read_text(self._file, "format")) != FORMAT:
+        if not (form := _read_text(self._file, "format")):
+            raise ArchiveError(f"{self._path}: is no quietbeam archive")
+        if form != FORMAT:
             raise ArchiveError(f"{self._path}: expected the format {FORMAT}, got {form}: a newer version may read it")
         data = _read_bytes(self._file, "index", self._num_bytes)
         if hashlib.sha256(data).hexdigest() != _read_text(self._file, _INDEX_DIGEST):

@@ -33,13 +33,18 @@ class CodecSettings(BaseModel):
     width: int | None = Field(
         None, ge=1, le=512, description="channels of the hidden layers; not given: by volume size"
     )
-    minutes: float = Field(1.0, gt=0, description="time to train, minutes; becomes a number of epochs at the start")
+    minutes: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="time to train, minutes; becomes a number of epochs at the start"
+    )
     epochs: int | None = Field(None, ge=1, description="epochs to train; goes before the time")
     latent_channels: int = Field(44, ge=1, le=512, description="channels of the latent")
     rate_weight: float = Field(
-        0.01, ge=0, description="squared error, in units of the volume's variance, that one bit per pixel must save"
+        0.01,
+        ge=0,
+        allow_inf_nan=False,
+        description="squared error, in units of the volume's variance, that one bit per pixel must save",
     )
-    learning_rate: float = Field(2e-3, gt=0, description="step size of Adam")
+    learning_rate: float = Field(2e-3, gt=0, allow_inf_nan=False, description="step size of Adam")
     crop_size: int = Field(96, ge=32, multiple_of=32, description="edge of the square training crops, pixels")
     batch_size: int = Field(8, ge=1, description="crops in one step")
     steps_per_epoch: int = Field(50, ge=1, description="steps in one epoch")

@@ -19,7 +19,10 @@ class ArchiveSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    codec: str | None = Field("crae", description="learned codec; none: only the residual coder, without training")
+    # The names of `known_codecs`, which loads torch to tell them.
+    codec: Literal["crae"] | None = Field(
+        "crae", description="learned codec; none: only the residual coder, without training"
+    )
     chunk_slices: int = Field(16, ge=1, le=1024, description="slices that are coded, and later decoded, together")
     keep_latents: Literal["smaller", "always"] = Field(
         "smaller", description="keep a chunk's latents only where that makes it smaller, or always"

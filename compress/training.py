@@ -84,7 +84,7 @@ class CodecTrainer:
         epoch : int
             Its number, from 0; the crops depend on nothing but the seed and this.
         on_step : callable
-            Called after each step with its number in the epoch and its loss.
+            Called after each step with the number of steps done in the epoch, from 1, and the step's loss.
 
         Returns
         -------
@@ -99,7 +99,7 @@ class CodecTrainer:
         for step in range(self.steps_per_epoch):
             crops = [self._crop(planes[rng.integers(len(planes))], rng) for _ in range(self._settings.batch_size)]
             losses.append(self._step(self._batch(crops)))
-            on_step(step, losses[-1])
+            on_step(step + 1, losses[-1])
         return EpochMetrics(float(np.mean(losses)), self.held_out_loss())
 
     @torch.no_grad()

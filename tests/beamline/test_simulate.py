@@ -93,3 +93,20 @@ def test_rewriting_replaces(tmp_path):
     scan = open_scan(path)
     assert (scan.name, scan.pixel_size) == ("second", None)
     np.testing.assert_array_equal(scan.projections(slice(None)), frames)
+
+
+@pytest.mark.parametrize("name", ["scan.h5", "scan_truth.npy"])
+def test_nothing_is_replaced_unasked(tmp_path, name):
+    (tmp_path / name).write_bytes(b"raw data")
+    with pytest.raises(FileExistsError, match=rf"{name} is there already: choose another name, or remove it"):
+        simulate_scan(tmp_path / "scan.h5", SMALL)
+    assert (tmp_path / name).read_bytes() == b"raw data"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_overwriting_when_asked(tmp_path):
+    path = simulate_scan(tmp_path / "scan.h5", SMALL)
+    first = path.read_bytes(), truth_path(path).read_bytes()
+    simulate_scan(path, SMALL.model_copy(update={"seed": 1}), overwrite=True)
+    assert path.read_bytes() != first[0]
+    assert truth_path(path).read_bytes() != first[1]

@@ -92,4 +92,4 @@ def test_steps_are_reported() -> None:
     seen: list[int] = []
     trainer = trainer_for(foam((6, 48, 48), num_voids=10))
     trainer.train_epoch(0, lambda step, loss: seen.append(step))
-    assert seen == list(range(trainer.steps_per_epoch))
+    assert seen == list(range(1, trainer.steps_per_epoch + 1))

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from quietbeam.compress.codec import CodecSettings, known_codecs
+from quietbeam.compress.header import ArchiveSettings
+
+FLOATS = [
+    (model, name)
+    for model in (ArchiveSettings, CodecSettings)
+    for name, field in model.model_fields.items()
+    if float in (field.annotation, *get_args(field.annotation))
+]
+
+
+def test_archive_settings_take_the_known_codecs_and_none() -> None:
+    names = ArchiveSettings.model_json_schema()["properties"]["codec"]["anyOf"]
+    taken = {name for entry in names for name in entry.get("enum", [entry.get("const")])} - {None}
+    assert taken == set(known_codecs())
+    assert all(ArchiveSettings(codec=name).codec == name for name in (*known_codecs(), None))
+
+
+def test_unknown_codec_is_refused_with_the_known_names() -> None:
+    with pytest.raises(ValidationError, match=r"should be 'crae'.*input_value='crea'"):
+        ArchiveSettings.model_validate({"codec": "crea"})
+
+
+def test_a_codec_name_is_checked_without_torch() -> None:
+    program = (
+        "import sys; from quietbeam.compress.header import ArchiveSettings; ArchiveSettings(codec='crae');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_float_settings_are_found() -> None:
+    assert {name for _, name in FLOATS} == {"max_error", "minutes", "rate_weight", "learning_rate"}
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize(("model", "name"), FLOATS)
+def test_numbers_are_finite(model: type[BaseModel], name: str, value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        model.model_validate({name: value})
