@@ -28,11 +28,12 @@ def chunk_rows(scan: Scan, settings: ReductionSettings) -> int:
     return max(rows - rows % 2, 1)
 
 
-def middle_rows(scan: Scan, settings: ReductionSettings) -> slice:
-    """Choose the rows in the middle of the detector that the rotation axis is looked for in."""
-    count = min(settings.rotation_axis.num_rows, _rows_in_memory(scan, settings), scan.num_rows)
+def middle_rows(scan: Scan, settings: ReductionSettings) -> list[slice]:
+    """Choose the rows in the middle of the detector that the axis is looked for in, in parts that fit into memory."""
+    count = min(settings.rotation_axis.num_rows, scan.num_rows)
     first = (scan.num_rows - count) // 2
-    return slice(first, first + count)
+    part = _rows_in_memory(scan, settings)
+    return [slice(start, min(start + part, first + count)) for start in range(first, first + count, part)]
 
 
 def _rows_in_memory(scan: Scan, settings: ReductionSettings) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-FAILED, USAGE, NO_SPACE, VERIFY_FAILED = 1, 2, 5, 7
+FAILED, USAGE, NO_SPACE, VERIFY_FAILED, INTERRUPTED = 1, 2, 5, 7, 130
 """Exit codes; those of quietbeam's own errors are in `quietbeam.reconstruction.errors`."""
 
 app = typer.Typer(
@@ -28,7 +28,24 @@ Config = Annotated[Path | None, typer.Option("--config", help="TOML file with se
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.NAME=VALUE", help="One setting; may be repeated.")
 ]
-Result = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder, or archive file.")]
+Result = Annotated[Path, typer.Argument(metavar="OUT", exists=True, help="Output folder, or archive file.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"quietbeam {importlib.metadata.version('quietbeam')}")
+        raise typer.Exit
+
+
+@app.callback()
+def quietbeam(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Denoised volumes and small, verified archives out of synchrotron tomography scans."""
 
 
 @app.command()
@@ -86,12 +103,14 @@ def extract(
     result: Result,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to make; a folder for TIFF.")],
     slices: Annotated[str | None, typer.Option(help="For example 10:20, or 7. [all]")] = None,
-    file_format: Annotated[str, typer.Option("-f", "--format", help="tiff, h5 or npy.")] = "tiff",
+    file_format: Annotated[str | None, typer.Option("-f", "--format", help="tiff, h5 or npy. [by the name]")] = None,
 ) -> None:
     """Decode slices of an archive into TIFF, HDF5 or NumPy files."""
     from .export import FORMATS
     from .export import extract as extract_slices
 
+    if file_format is None:
+        file_format = output.suffix[1:] if output.suffix[1:] in FORMATS else "tiff"
     if file_format not in FORMATS:
         raise typer.BadParameter(f"format must be one of {', '.join(FORMATS)}, got {file_format}")
     typer.echo(f"wrote {extract_slices(_archive(result), output, slices, file_format)}")
@@ -109,10 +128,10 @@ def inspect(path: Annotated[Path, typer.Argument(metavar="PATH", help="Scan, out
 @app.command()
 def simulate(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="DXchange file to write.")],
-    rows: Annotated[int | None, typer.Option(help="Detector rows.")] = None,
-    columns: Annotated[int | None, typer.Option(help="Detector columns.")] = None,
-    angles: Annotated[int | None, typer.Option(help="Projections of the half turn.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of sample and noise.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Detector rows.")] = None,
+    columns: Annotated[int | None, typer.Option(min=8, help="Detector columns.")] = None,
+    angles: Annotated[int | None, typer.Option(min=2, help="Projections of the half turn.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of sample and noise.")] = None,
 ) -> None:
     """Write a simulated scan of a foam, and the true volume beside it."""
     from .simulate import SimulateSettings, simulate_scan, truth_path
@@ -166,7 +185,12 @@ def _reduce(scan: Path, output: Path, settings: ReductionSettings, overwrite: bo
     from .reduce import reduce_scan
     from .workspace import REPORT
 
-    if not reduce_scan(scan, output, settings, progress=console_progress(), overwrite=overwrite):
+    try:
+        done = reduce_scan(scan, output, settings, progress=console_progress(), overwrite=overwrite)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on from the last chunk or epoch", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if not done:
         typer.echo("nothing left to do: the same scan was reduced with the same settings")
     typer.echo(f"report: {(output / REPORT).resolve()}")
 
@@ -195,8 +219,8 @@ def main() -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}", NO_SPACE if full else FAILED)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", FAILED)
+    except MemoryError:
+        _fail("out of memory; lower compute.chunk_slices, compute.tile_size or archive.chunk_slices", NO_SPACE)
 
 
 def _fail(message: str, code: int) -> None:

@@ -66,6 +66,15 @@ def _describe_archive(path: Path) -> Iterator[str]:
         yield f"size        {archive.num_bytes} bytes, {archive.bits_per_voxel:.3f} bits per voxel"
         yield f"max error   {header.max_error:.4g} at every voxel"
         yield f"made by     quietbeam {header.metadata.get('version')}"
+        for name, value, reason in _rows(header.metadata.get("decisions"), 3):
+            yield f"{name}: {value}  ({reason})"
+        for code, message in _rows(header.metadata.get("caveats"), 2):
+            yield f"warning [{code}]: {message}"
+
+
+def _rows(rows: object, length: int) -> list[list[str]]:
+    """Take the rows of a table in an archive's metadata that are as quietbeam writes them."""
+    return [row for row in rows if isinstance(row, list) and len(row) == length] if isinstance(rows, list) else []
 
 
 def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:

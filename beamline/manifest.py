@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +10,13 @@ from quietbeam.compress.archive import verify_archive
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .atomic import file_sha256, write_atomically
-from .pipeline import Reduction, file_signature
-from .results import as_json, numbers
 from .workspace import ARCHIVE, MANIFEST, NETWORK, REPORT
 
-__all__ = ["FORMAT", "Check", "verify_output", "write_manifest"]
+__all__ = ["FILES", "FORMAT", "Check", "read_manifest", "verify_output", "write_manifest"]
 
 FORMAT = "quietbeam-manifest-1"
-_LIBRARIES = ("algotom", "astra-toolbox", "finufft", "h5py", "numpy", "scipy", "torch")
+FILES = (ARCHIVE, NETWORK, REPORT)
+"""The files of a result."""
 
 
 class Check(NamedTuple):
@@ -37,40 +34,63 @@ class Check(NamedTuple):
     damaged: list[str]
 
 
-def write_manifest(reduction: Reduction) -> None:
-    """Write the manifest of a finished reduction.
+def write_manifest(output: Path, content: dict[str, Any]) -> None:
+    """Write the manifest of a finished run.
 
     Parameters
     ----------
-    reduction : Reduction
-        With archive, network and report in place.
+    output : Path
+        Output folder, with all other files in place.
+    content : dict
+        What JSON can hold; the hashes of the files are added here.
     """
-    output = reduction.workspace.output
-    content = {
-        "format": FORMAT,
-        "key": reduction.keys.result,
-        "files": {name: _entry(output / name) for name in (ARCHIVE, NETWORK, REPORT)},
-        "input": {
-            "path": str(reduction.scan.path.resolve()),
-            "layout": reduction.scan.layout,
-            "identity": reduction.identity,
-            "signature": file_signature(reduction.scan),
-        },
-        "settings": reduction.settings.model_dump(mode="json"),
-        "decisions": [decision._asdict() for decision in reduction.decisions],
-        "caveats": [caveat._asdict() for caveat in reduction.caveats],
-        "numbers": as_json(numbers(reduction)),
-        "rotation_axis": reduction.axis.column,
-        "history": reduction.history,
-        "seconds": reduction.workspace.times(),
-        "versions": {name: importlib.metadata.version(name) for name in ("quietbeam", *_LIBRARIES)},
-        "python": platform.python_version(),
-    }
-    write_atomically(output / MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+    files = {name: _entry(output / name) for name in FILES}
+    manifest = {"format": FORMAT, "files": files} | content
+    write_atomically(output / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n")
 
 
 def _entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        With ``files``, that names all files of a result, ``key`` and ``input``.
+
+    Raises
+    ------
+    ArchiveError
+        If there is none, or it is damaged or of another format.
+    """
+    try:
+        manifest = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArchiveError(f"{path}: no manifest here; the run has not finished, or this is no output folder") from None
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"{path}: cannot be read as a manifest ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArchiveError(f"{path}: expected a manifest of format {FORMAT}")
+    if not _is_whole(manifest):
+        raise ArchiveError(f"{path}: damaged, a part of the manifest is missing")
+    return manifest
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    tables = [manifest.get(name) for name in ("files", "input", "settings", "numbers")]
+    if not all(isinstance(table, dict) for table in tables) or not isinstance(manifest.get("key"), str):
+        return False
+    entries = manifest["files"]
+    whole = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries.values())
+    return whole and set(entries) == set(FILES)
 
 
 def verify_output(path: Path) -> Check:
@@ -93,7 +113,7 @@ def verify_output(path: Path) -> Check:
     """
     if path.is_file():
         return _check_archive(path)
-    manifest = _read_manifest(path / MANIFEST)
+    manifest = read_manifest(path / MANIFEST)
     check = Check([], [])
     for name, entry in manifest["files"].items():
         fault = _fault(path / name, entry)
@@ -107,20 +127,6 @@ def _check_archive(path: Path) -> Check:
     if not found.ok:
         return Check([], [f"{path.name}: {fault}" for fault in found.damaged])
     return Check([f"{path.name}: {found.num_chunks} chunks decoded"], [])
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text())
-        entries = manifest["files"].items()
-        expected = all({"bytes", "sha256"} <= entry.keys() and Path(name).name == name for name, entry in entries)
-    except FileNotFoundError:
-        raise ArchiveError(f"{path}: no manifest here; the run has not finished, or this is no output folder") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArchiveError(f"{path}: damaged, cannot be read as a manifest ({error!r})") from error
-    if not expected or manifest.get("format") != FORMAT:
-        raise ArchiveError(f"{path}: expected a manifest of format {FORMAT}, got {manifest.get('format')!r}")
-    return dict(manifest)
 
 
 def _fault(path: Path, entry: dict[str, Any]) -> str | None:

@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import math
 from collections import Counter
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -39,7 +37,8 @@ from quietbeam.noise2inverse.msd import MSD
 from quietbeam.noise2inverse.pairs import Pairs, context_indices
 from quietbeam.noise2inverse.training import NoiseTrainer
 from quietbeam.reconstruction.caveats import Caveat, Decision
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import ReductionError, ScanError
+from quietbeam.reconstruction.quality import noise_of_sections
 from quietbeam.reconstruction.reconstructors import circle, reconstruct
 from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_axis
 from quietbeam.reconstruction.sections import section_shares, split_angles
@@ -49,20 +48,23 @@ from .atomic import write_atomically
 from .calibrate import epochs_for, fastest_threads
 from .chunks import chunk_rows, middle_rows
 from .epochs import train
+from .held_out import HeldOut, caveats_of_denoising
 from .journal import Journal, stage_key
 from .payload_file import PayloadFile
 from .progress import JobProgress
-from .scan import Scan, scan_identity
+from .scan import Scan, file_signature, scan_identity
 from .settings import ReductionSettings
-from .sinograms import clean_sinograms, count_caveats
+from .sinograms import clean_sinograms, count_caveats, refuse_empty
 from .stage_keys import StageKeys
 from .volume_file import VolumeFile
 from .workspace import ARCHIVE, NETWORK, Workspace
 
-__all__ = ["Reduction", "file_signature", "max_error_of"]
+__all__ = ["Reduction", "max_error_of"]
 
 ERROR_SHARE = 0.1
 """The archive's largest error over the noise of the reconstruction, where no other is asked for."""
+HELD_OUT_SLICES = 8
+"""Slices in the middle of the volume on which the network is held against the held-out section."""
 FEW_PROJECTIONS = 0.2
 """Projections of a section over columns of the detector below which streaks are to be expected."""
 WEAK_MIRROR = 0.5
@@ -86,7 +88,7 @@ class Reduction:
 
     def __init__(self, scan: Scan, settings: ReductionSettings, workspace: Workspace, progress: JobProgress) -> None:
         self.scan, self.settings, self.workspace, self.progress = scan, settings, workspace, progress
-        self.threads = settings.compute.threads or len(psutil.Process().cpu_affinity() or [0])
+        self.threads = settings.compute.threads or torch.get_num_threads()
         self.device = _device(settings.compute.device)
         self.decisions: list[Decision] = []
         self.caveats: list[Caveat] = []
@@ -95,9 +97,10 @@ class Reduction:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What was measured: the hashes of all files of the scan."""
-        record = self.workspace.record("identity", stage_key("identity", file_signature(self.scan)))
+        signature = file_signature(self.scan)
+        record = self.workspace.record("identity", stage_key("identity", signature))
         with self.workspace.timed("identify"):
-            return record.load() or record.store(scan_identity(self.scan))
+            return record.load() or record.store(scan_identity(self.scan) | {"signature": signature})
 
     @cached_property
     def keys(self) -> StageKeys:
@@ -107,6 +110,8 @@ class Reduction:
     def run(self) -> None:
         """Run all stages up to the archive and the network in place."""
         torch.set_num_threads(self.threads)
+        self._check_archive()
+        self._check_slice_size()
         for decision in self.scan.decisions:
             self._decide(*decision)
         for caveat in self.scan.caveats:
@@ -115,7 +120,9 @@ class Reduction:
         self._check_sampling()
         self.axis = self._find_axis()
         self.sections, self.noise = self._reconstruct()
+        self.check_unchanged()
         self.model, self.history = self._train()
+        self.held_out = self._compare_with_held_out()
         self.denoised = self._denoise()
         self.max_error = self._choose_max_error()
         self.codec, self.codec_history = self._fit_codec()
@@ -132,7 +139,8 @@ class Reduction:
             with self.workspace.timed("rotation axis"):
                 # Rings are left in: their removal moves the axis of a narrow detector.
                 raw = self.keys.sinograms.model_copy(update={"stripes": StripeSettings(method="none")})
-                sinograms, _ = clean_sinograms(self.scan, middle_rows(self.scan, self.settings), raw)
+                rows = middle_rows(self.scan, self.settings)
+                sinograms = np.concatenate([clean_sinograms(self.scan, part, raw)[0] for part in rows])
                 axis = find_rotation_axis(sinograms, self.scan.theta, self.settings.rotation_axis)
                 found = record.store(axis._asdict())
         axis = RotationAxis(**found | {"caveats": tuple(Caveat(*caveat) for caveat in found["caveats"])})
@@ -158,19 +166,19 @@ class Reduction:
             sinograms, chunk_counts = clean_sinograms(self.scan, chunk, self.keys.sinograms)
             slices = np.stack([self._slices(sinograms, section) for section in sections], axis=1)
             volume.write(chunk.start, slices)
-            variance = float(self._noise_variance(slices))
-            journal.append({"stop": chunk.stop, "variance": variance, "counts": dict(chunk_counts)})
+            noise = noise_of_sections(slices, self.shares).tolist()
+            journal.append({"stop": chunk.stop, "noise": noise, "counts": dict(chunk_counts)})
         for record in journal.records:
             counts.update(record["counts"])
         self._decide("outliers", f"{counts['zingers']} zingers, {counts['dead']} dead", "values replaced by neighbours")
+        refuse_empty(self.scan.path, counts)
         for caveat in count_caveats(counts):
             self._doubt(caveat)
         self._decide("reconstruction", settings.reconstruction.method, f"filter {settings.reconstruction.filter}")
-        return volume, math.sqrt(sum(record["variance"] for record in journal.records) / self.shape[0])
+        return volume, float(np.median([noise for record in journal.records for noise in record["noise"]]))
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
         settings, key = self.settings.training, self.keys.training(self.axis.column)
-        self._check_slice_size()
         self._choose_threads(key)
         epochs = self._plan_epochs("plan", key, settings.minutes, settings.epochs, self._noise_trainer)
         trainer = self._noise_trainer()
@@ -190,6 +198,23 @@ class Reduction:
             journal.append({"stop": chunk.stop, "min": float(slices.min()), "max": float(slices.max())})
         self.range = min(r["min"] for r in journal.records), max(r["max"] for r in journal.records)
         return volume
+
+    def _compare_with_held_out(self) -> HeldOut:
+        """Denoise some slices without the held-out section, and doubt a network that does not come nearer to it."""
+        count = min(HELD_OUT_SLICES, self.shape[0])
+        first = (self.shape[0] - count) // 2
+        images = [self._held_out_images(index) for index in range(first, first + count)]
+        held_out = HeldOut(*(np.stack(planes) for planes in zip(*images, strict=True)))
+        for caveat in caveats_of_denoising(held_out):
+            self._doubt(caveat)
+        return held_out
+
+    def _held_out_images(self, index: int) -> tuple[NDArray[np.float32], ...]:
+        indices = context_indices(index, self.settings.pairs.context_slices, self.shape[0])
+        first = int(indices.min())
+        block = self.sections[first : int(indices.max()) + 1]
+        others = np.einsum("k,skyx->syx", self.shares[:-1] / self.shares[:-1].sum(), block[:, :-1], dtype=np.float32)
+        return others[index - first], self.apply_network(others[indices - first]), block[index - first, -1]
 
     def _choose_max_error(self) -> float:
         value, reason = max_error_of(self.settings.archive.max_error, self.noise, self.range)
@@ -219,7 +244,7 @@ class Reduction:
 
     def _encode(self) -> tuple[PayloadFile, list[dict[str, Any]]]:
         journal = self.workspace.journal(
-            "payloads", stage_key("encode", self.keys.codec(self._denoised_key), self.max_error)
+            "payloads", self.keys.payloads(self._codec_state, self._denoised_key, self.max_error)
         )
         payloads = PayloadFile(self.workspace.scratch / "payloads.bin", journal)
         for chunk in self._chunks("encode", journal, self.settings.archive.chunk_slices):
@@ -237,9 +262,9 @@ class Reduction:
     def _write_archive(self) -> None:
         """Write the archive, check every voxel against the denoised volume, then give it its name."""
         path = self.workspace.scratch / ARCHIVE
+        self.workspace.forget_result()
         with self.workspace.timed("archive"), self.progress.stage("archive", 2) as step:
-            state = self.codec.to_bytes() if self.codec else b""
-            write_archive(path, self.payloads, self._header(), state)
+            write_archive(path, self.payloads, self._header(), self._codec_state)
             step.advance()
             checked = verify_archive(path, against=self.denoised)
             if not checked.ok:
@@ -296,14 +321,6 @@ class Reduction:
             pixel_size=self.scan.pixel_size,
             num_threads=self.threads,
         )
-
-    def _noise_variance(self, slices: NDArray[np.float32]) -> float:
-        """Noise variance of the full reconstruction, summed over slices, from how much the sections differ."""
-        inside = circle(slices.shape[-1]) > 0
-        sections = slices[:, :, inside]
-        full = np.einsum("k,skp->sp", self.shares, sections)
-        spread = np.square(sections - full[:, None]).mean(axis=(1, 2), dtype=np.float64)
-        return float(spread.sum() / (sections.shape[1] - 1))
 
     def _noise_trainer(self) -> NoiseTrainer:
         pairs = Pairs(self.sections, self.shares, self.settings.pairs)
@@ -383,7 +400,24 @@ class Reduction:
 
     @property
     def _denoised_key(self) -> str:
-        return self.keys.denoised(self.axis.column, len(self.history))
+        return self.keys.denoised(self.axis.column, network_bytes(self.model, {}))
+
+    @property
+    def _codec_state(self) -> bytes:
+        return self.codec.to_bytes() if self.codec else b""
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with a scan whose files were changed since they were hashed."""
+        if file_signature(self.scan) != self.identity["signature"]:
+            raise ScanError(f"{self.scan.path}: changed while it was reduced; run the command again")
+
+    def _check_archive(self) -> None:
+        """Refuse now what the archive would refuse after hours."""
+        archive = self.settings.archive
+        try:
+            ArchiveHeader(shape=self.shape, codec=archive.codec, max_error=1, chunk_slices=archive.chunk_slices)
+        except ValueError as error:
+            raise ReductionError(f"{self.scan.path}: does not fit into an archive: {error}") from error
 
     def _describe_sections(self) -> tuple[str, str]:
         sizes = sorted({len(section) for section in self._sections})
@@ -447,11 +481,6 @@ def max_error_of(given: float | None, noise: float, value_range: tuple[float, fl
     return (1e-4 * span if span > 0 else 1e-6), "no noise was seen: 1e-4 of the range"
 
 
-def file_signature(scan: Scan) -> list[list[Any]]:
-    """Name, size and time of change of the scan's files: if these are as before, so is the content."""
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in scan.sources]
-
-
 def _cost(encoded: EncodedChunk) -> dict[str, Any]:
     numbers = dataclasses.asdict(encoded)
     del numbers["payload"]
@@ -461,4 +490,6 @@ def _cost(encoded: EncodedChunk) -> dict[str, Any]:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ReductionError("compute.device is cuda, but torch finds no CUDA device here; take auto or cpu")
     return torch.device(name)

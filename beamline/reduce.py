@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from quietbeam.reconstruction.errors import ReductionError
 
-from .atomic import write_atomically
+from .atomic import file_sha256, write_atomically
 from .estimate import check_space
 from .journal import stage_key
-from .manifest import write_manifest
-from .pipeline import Reduction, file_signature
+from .manifest import FILES, read_manifest, write_manifest
+from .pipeline import Reduction
 from .progress import JobProgress
 from .report import render_report
-from .results import make_report
-from .scan import Scan, open_scan
+from .results import make_report, manifest_content
+from .scan import Scan, file_signature, open_scan
 from .settings import ReductionSettings
-from .workspace import MANIFEST, REPORT, Workspace
+from .workspace import MANIFEST, REPORT, SCRATCH_FILES, Workspace
 
-__all__ = ["describe", "reduce_scan"]
+__all__ = ["reduce_scan"]
 
 
 def reduce_scan(
@@ -52,11 +53,10 @@ def reduce_scan(
         If a stage cannot be done; what was done is kept for the next call.
     """
     scan = open_scan(path, settings.scan)
-    _keep_apart(path, output)
+    _keep_apart(scan, output)
     workspace = Workspace(output)
     with workspace.locked():
         reduction = Reduction(scan, settings, workspace, progress)
-        _reuse_identity(reduction)
         if _is_done(reduction, overwrite):
             workspace.clean()
             return False
@@ -65,46 +65,49 @@ def reduce_scan(
         with workspace.timed("report"), progress.stage("report", 1) as step:
             write_atomically(output / REPORT, render_report(make_report(reduction)).encode())
             step.advance()
-        write_manifest(reduction)
+        reduction.check_unchanged()
+        write_manifest(output, manifest_content(reduction))
         workspace.clean()
     return True
 
 
-def _keep_apart(path: Path, output: Path) -> None:
-    """Refuse to put results among the raw data of a TIFF series, or in the place of the scan."""
-    raw, results = path.resolve(), output.resolve()
-    if results == raw or (raw.is_dir() and raw in results.parents):
-        raise ReductionError(f"{output}: lies in the scan itself, {path}; choose another -o")
-
-
-def _reuse_identity(reduction: Reduction) -> None:
-    """Take the scan's hashes from an earlier run when its files have not changed since."""
-    manifest = reduction.workspace.manifest()
-    signature = file_signature(reduction.scan)
-    if manifest and manifest.get("input", {}).get("signature") == signature:
-        reduction.workspace.record("identity", stage_key("identity", signature)).store(manifest["input"]["identity"])
+def _keep_apart(scan: Scan, output: Path) -> None:
+    """Refuse to put results in the place of raw data, or among the frames of a folder."""
+    workspace, raw = Workspace(output.resolve()), scan.path.resolve()
+    ours = {workspace.output / name for name in (*FILES, MANIFEST)}
+    ours |= {workspace.scratch / name for name in SCRATCH_FILES}
+    among_frames = raw.is_dir() and (workspace.output == raw or raw in workspace.output.parents)
+    if among_frames or ours & {source.resolve() for source in scan.sources}:
+        raise ReductionError(f"{output}: the scan {scan.path} lies there itself; choose another -o")
 
 
 def _is_done(reduction: Reduction, overwrite: bool) -> bool:
-    workspace = reduction.workspace
-    manifest = workspace.manifest()
-    if manifest is None:
+    """Tell whether the result is there; refuse to replace another one unasked."""
+    path = reduction.workspace.output / MANIFEST
+    if not path.exists():
         return False
-    if manifest.get("key") == reduction.keys.result and all(
-        (workspace.output / name).exists() for name in manifest["files"]
-    ):
-        return True
-    if manifest.get("key") != reduction.keys.result and not overwrite:
-        workspace.clean()
+    manifest = read_manifest(path)
+    _reuse_identity(reduction, manifest["input"].get("identity"))
+    if manifest["key"] == reduction.keys.result:
+        return _is_intact(path.parent, manifest["files"], by_content=overwrite)
+    if not overwrite:
         raise ReductionError(
-            f"{workspace.output}: holds the results of another scan or of other settings; "
+            f"{path.parent}: holds the results of another scan or of other settings; "
             "choose another -o, or say --overwrite"
         )
-    (workspace.output / MANIFEST).unlink()
     return False
 
 
-def describe(scan: Scan) -> str:
-    """Say in one line what a scan is."""
-    size = f"{scan.num_projections} projections of {scan.num_rows} x {scan.num_columns} pixels"
-    return f"{scan.path}: {scan.layout}, {size}, {scan.dtype}"
+def _is_intact(output: Path, files: dict[str, Any], *, by_content: bool) -> bool:
+    """Tell whether the files of a result are there with their sizes, and where asked their content."""
+    paths = {name: output / name for name in files}
+    if not all(path.is_file() and path.stat().st_size == files[name]["bytes"] for name, path in paths.items()):
+        return False
+    return not by_content or all(file_sha256(path) == files[name]["sha256"] for name, path in paths.items())
+
+
+def _reuse_identity(reduction: Reduction, identity: Any) -> None:
+    """Take the scan's hashes from an earlier run when its files have not changed since."""
+    signature = file_signature(reduction.scan)
+    if isinstance(identity, dict) and identity.get("signature") == signature:
+        reduction.workspace.record("identity", stage_key("identity", signature)).store(identity)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import platform
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from quietbeam.noise2inverse.pairs import context_indices
 from quietbeam.reconstruction.quality import FRC, fourier_ring_correlation
 
 from .atomic import file_sha256
@@ -26,11 +25,11 @@ from .report import (
 )
 from .workspace import ARCHIVE, NETWORK
 
-__all__ = ["as_json", "held_out_resolution", "make_report", "numbers"]
+__all__ = ["held_out_resolution", "make_report", "manifest_content", "numbers"]
 
 THRESHOLD = 1 / 7
 """Correlation at which the Fourier ring correlation is read."""
-FRC_SLICES = 8
+_LIBRARIES = ("algotom", "astra-toolbox", "finufft", "h5py", "numpy", "scipy", "torch")
 
 
 def numbers(reduction: Reduction) -> dict[str, float]:
@@ -68,9 +67,9 @@ def numbers(reduction: Reduction) -> dict[str, float]:
 def held_out_resolution(reduction: Reduction) -> tuple[FRC, FRC]:
     """Correlate the held-out section with the average of the others, before and after denoising that.
 
-    The network never had the held-out section as a target, so its noise cannot show up in both images: what
-    correlates is the sample. Both curves are limited by the noise of the held-out section; their difference is what
-    denoising does.
+    The network never had the held-out section as a target, so the noise of its projections cannot show up in both
+    images. What the sections share can: the sample, and what flats, rings and too few angles leave in all of them. Both
+    curves are limited by the noise of the held-out section; their difference is what denoising does.
 
     Parameters
     ----------
@@ -82,25 +81,8 @@ def held_out_resolution(reduction: Reduction) -> tuple[FRC, FRC]:
     before, after : FRC
         Over the slices in the middle of the volume.
     """
-    count = min(FRC_SLICES, reduction.shape[0])
-    first = (reduction.shape[0] - count) // 2
-    pairs = [_held_out_images(reduction, index) for index in range(first, first + count)]
-    noisy, denoised, held_out = (np.stack(images) for images in zip(*pairs, strict=True))
+    noisy, denoised, held_out = reduction.held_out
     return fourier_ring_correlation(noisy, held_out), fourier_ring_correlation(denoised, held_out)
-
-
-Plane = NDArray[np.float32]
-
-
-def _held_out_images(reduction: Reduction, index: int) -> tuple[Plane, Plane, Plane]:
-    context = reduction.settings.pairs.context_slices
-    indices = context_indices(index, context, reduction.shape[0])
-    first = int(indices.min())
-    block = reduction.sections[first : int(indices.max()) + 1]
-    shares = reduction.shares[:-1] / reduction.shares[:-1].sum()
-    others = np.einsum("k,skyx->syx", shares, block[:, :-1], dtype=np.float32)
-    denoised = reduction.apply_network(others[indices - first])
-    return others[index - first], denoised, block[index - first, -1]
 
 
 def make_report(reduction: Reduction) -> Report:
@@ -171,7 +153,8 @@ def _resolution(before: FRC, after: FRC) -> ResolutionCurve:
         np.full_like(before.frequency, THRESHOLD),
         _period(before),
         _period(after),
-        "The section held out of training against the average of the others, before and after denoising that.",
+        "The section held out of training against the average of the others, before and after denoising that. "
+        "What all sections share, rings and traces of the flats too, correlates as the sample does.",
     )
 
 
@@ -195,7 +178,7 @@ def _figures(values: dict[str, float], reduction: Reduction, before: FRC, after:
         ),
         HeadlineFigure("Noise", f"{values['noise']:.3g}", reduction.unit, "of the reconstruction from all projections"),
         HeadlineFigure("Held-out loss", f"{held_out:.4g}", "", "squared error over the variance of the slices"),
-        HeadlineFigure("Mean ring correlation", f"{gain:.2f} × higher", "", "with the held-out section, by denoising"),
+        HeadlineFigure("Ring correlation", f"× {gain:.2f}", "", "mean, with the held-out section, by denoising"),
     ]
 
 
@@ -212,6 +195,34 @@ def _output_file(reduction: Reduction, name: str) -> OutputFile:
     return OutputFile(name, path.stat().st_size, file_sha256(path))
 
 
-def as_json(values: dict[str, float]) -> dict[str, Any]:
-    """Replace what JSON cannot say, inf, by None."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def manifest_content(reduction: Reduction) -> dict[str, Any]:
+    """Collect what the manifest says beside the hashes of the files.
+
+    Parameters
+    ----------
+    reduction : Reduction
+        After `Reduction.run`.
+
+    Returns
+    -------
+    dict
+        For `quietbeam.beamline.manifest.write_manifest`.
+    """
+    finite = {name: value if math.isfinite(value) else None for name, value in numbers(reduction).items()}
+    return {
+        "key": reduction.keys.result,
+        "input": {
+            "path": str(reduction.scan.path.resolve()),
+            "layout": reduction.scan.layout,
+            "identity": reduction.identity,
+        },
+        "settings": reduction.settings.model_dump(mode="json"),
+        "decisions": [decision._asdict() for decision in reduction.decisions],
+        "caveats": [caveat._asdict() for caveat in reduction.caveats],
+        "numbers": finite,
+        "rotation_axis": reduction.axis.column,
+        "history": reduction.history,
+        "seconds": reduction.workspace.times(),
+        "versions": {name: importlib.metadata.version(name) for name in ("quietbeam", *_LIBRARIES)},
+        "python": platform.python_version(),
+    }

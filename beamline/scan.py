@@ -23,7 +23,7 @@ from .hdf5_contents import Hdf5Contents
 from .hdf5_links import is_hdf5
 from .recording import READERS, Angles, FrameStack, Recording, ScanSettings
 
-__all__ = ["Scan", "ScanSettings", "open_scan", "scan_identity"]
+__all__ = ["Scan", "ScanSettings", "file_signature", "open_scan", "scan_identity"]
 
 _MAGIC = {
     b"\x0e\x03\x13\x01": "HDF4",
@@ -341,3 +341,9 @@ def _file_identity(path: Path) -> dict[str, Any]:
         return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
     except OSError as error:
         raise ScanError(f"{path} cannot be read ({error.strerror}); bring it back and try again") from error
+
+
+def file_signature(scan: Scan) -> list[list[str | int]]:
+    """Give name, size and time of change of the scan's files: if these are as before, so is the content."""
+    stats = [(path, path.stat()) for path in scan.sources]
+    return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

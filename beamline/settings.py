@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quietbeam.compress.codec import CodecSettings
 from quietbeam.compress.header import ArchiveSettings
@@ -32,7 +33,7 @@ class SettingsError(ValueError):
 
 
 class ComputeSettings(BaseModel):
-    """Where and with how much the job computes; none of it changes the result beyond rounding."""
+    """Where and with how much the job computes; of the result, it changes the rounding, which training amplifies."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,6 +61,14 @@ class ReductionSettings(BaseModel):
     codec: CodecSettings = CodecSettings()
     archive: ArchiveSettings = ArchiveSettings()
     compute: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="after")
+    def _check_finite(self) -> Self:
+        for stage, settings in self:
+            for name, value in settings:
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"{stage}.{name} must be finite")
+        return self
 
 
 def read_settings(
@@ -136,6 +145,8 @@ def _value(text: str) -> Any:
 
 def _explain(where: str, tables: dict[str, Any], error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
+    if not name:
+        return f"{where}: {error['msg']}"
     if error["type"] != "extra_forbidden":
         return f"{where}: {name}: {error['msg']}, got {error['input']!r}"
     known = _known_names()

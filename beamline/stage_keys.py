@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
 from .journal import stage_key
+from .recording import ScanSettings
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings
 
@@ -34,7 +38,8 @@ class StageKeys:
     @property
     def result(self) -> str:
         """Key of the finished result."""
-        return stage_key("result", FORMAT, self.scan, self.settings.model_dump(mode="json", exclude={"compute"}))
+        settings = self.settings.model_dump(mode="json", exclude={"compute", "scan"})
+        return stage_key("result", FORMAT, self.scan, _choices(self.settings.scan), settings)
 
     @property
     def sinograms(self) -> SinogramSettings:
@@ -45,7 +50,8 @@ class StageKeys:
     @property
     def axis(self) -> str:
         """Key of the rotation axis."""
-        return self._key("axis", stage_key("scan", FORMAT, self.scan), "scan", "rotation_axis", self.sinograms)
+        scan = stage_key("scan", FORMAT, self.scan, _choices(self.settings.scan))
+        return self._key("axis", scan, "rotation_axis", self.sinograms)
 
     def sections(self, column: float) -> str:
         """Key of the sections' reconstructions about an axis."""
@@ -55,14 +61,32 @@ class StageKeys:
         """Key of the trained network, whatever the number of epochs."""
         return self._key("training", self.sections(column), "pairs", "network", "training")
 
-    def denoised(self, column: float, epochs: int) -> str:
-        """Key of the denoised volume."""
-        return self._key("denoised", stage_key(self.training(column), epochs))
+    def denoised(self, column: float, network: bytes) -> str:
+        """Key of the volume denoised by a network, given as bytes."""
+        return self._key("denoised", stage_key(self.sections(column), _sha256(network)), "pairs")
 
     def codec(self, denoised: str) -> str:
         """Key of the codec trained on a denoised volume."""
         return self._key("codec", denoised, "codec", "archive")
 
+    def payloads(self, decoder: bytes, denoised: str, max_error: float) -> str:
+        """Key of the chunks encoded for a decoder, given as bytes."""
+        return self._key("payloads", stage_key(denoised, _sha256(decoder), max_error), "archive")
+
     def _key(self, stage: str, before: str, *parts: str | BaseModel) -> str:
         models = [getattr(self.settings, part) if isinstance(part, str) else part for part in parts]
         return stage_key(stage, before, [model.model_dump(mode="json") for model in models])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _choices(settings: ScanSettings) -> dict[str, Any]:
+    """Leave out where files lie, whose content is hashed, and keep what was chosen of them."""
+    choices = settings.model_dump(mode="json", exclude={"allowed_link_roots"})
+    for name in ("flats", "darks"):
+        choices[name] = str(choices[name] or "").partition(":/")[2]
+    if not re.fullmatch(r"[-+.\d]+:[-+.\d]+", choices["angles"] or ""):
+        choices["angles"] = None
+    return choices

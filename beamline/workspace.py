@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from quietbeam.reconstruction.errors import LockedError, ReductionError
 
+from .atomic import sync
 from .journal import Journal, StageRecord
 from .volume_file import VolumeFile
 
-__all__ = ["ARCHIVE", "MANIFEST", "NETWORK", "REPORT", "Workspace"]
+__all__ = ["ARCHIVE", "MANIFEST", "NETWORK", "REPORT", "SCRATCH_FILES", "Workspace"]
 
 ARCHIVE, NETWORK, REPORT, MANIFEST = "denoised.h5", "network.safetensors", "report.html", "manifest.json"
+RECORDS = ("identity", "axis", "threads", "plan", "codec-plan")
+JOURNALS = ("sections", "denoised", "payloads", "times")
+VOLUMES = ("sections", "denoised")
+SCRATCH_FILES = (
+    *(f"{name}.json" for name in RECORDS),
+    *(f"{name}.jsonl" for name in JOURNALS),
+    *(f"{name}.npy" for name in VOLUMES),
+    *("payloads.bin", "training.safetensors", "codec.safetensors", ARCHIVE),
+)
+"""All that is ever put into the scratch folder, and so all that is ever removed from it."""
 
 
 class Workspace:
@@ -57,15 +66,10 @@ class Workspace:
         finally:
             lock.release()
 
-    def manifest(self) -> dict[str, Any] | None:
-        """Read the manifest of a finished run, or None."""
-        path = self.output / MANIFEST
-        try:
-            return dict(json.loads(path.read_text()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise ReductionError(f"{path}: cannot be read as a manifest ({error}); choose another -o") from error
+    def forget_result(self) -> None:
+        """Take away the manifest of an earlier result, before the first of its files is replaced."""
+        (self.output / MANIFEST).unlink(missing_ok=True)
+        sync(self.output)
 
     def record(self, stage: str, key: str) -> StageRecord:
         """Give the record of a stage that is done as a whole."""
@@ -86,20 +90,24 @@ class Workspace:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to that of the stage."""
+        """Add the time of the block to that of the stage, also when it is stopped by an error."""
         began = time.monotonic()
-        yield
-        with (self.scratch / "times.jsonl").open("a") as file:
-            file.write(json.dumps([stage, time.monotonic() - began]) + "\n")
+        try:
+            yield
+        finally:
+            self.journal("times", "times").append({"stage": stage, "seconds": time.monotonic() - began})
 
     def times(self) -> dict[str, float]:
         """Seconds of each stage, over all runs of the command."""
         seconds: dict[str, float] = {}
-        for line in (self.scratch / "times.jsonl").read_text().splitlines():
-            stage, spent = json.loads(line)
-            seconds[stage] = seconds.get(stage, 0) + spent
+        for record in self.journal("times", "times").records:
+            seconds[record["stage"]] = seconds.get(record["stage"], 0) + record["seconds"]
         return seconds
 
     def clean(self) -> None:
-        """Remove the scratch folder."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Remove what the stages left in the scratch folder, and the folder if nothing else lies in it."""
+        for name in SCRATCH_FILES:
+            (self.scratch / name).unlink(missing_ok=True)
+            (self.scratch / f".{name}.partial").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something of somebody else is in it
+            self.scratch.rmdir()

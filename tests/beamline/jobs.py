@@ -36,7 +36,7 @@ def small_settings(**changes: object) -> ReductionSettings:
 def small_scan(path: Path, num_rows: int = 16, num_columns: int = 48, num_angles: int = 48, **settings: object) -> Path:
     """Write a simulated scan of some kilobytes."""
     shape = {"num_rows": num_rows, "num_columns": num_columns, "num_angles": num_angles}
-    return simulate_scan(path, SimulateSettings.model_validate(shape | settings))
+    return simulate_scan(path, SimulateSettings.model_validate(shape | settings), overwrite=True)
 
 
 def command(*arguments: object) -> list[str]:

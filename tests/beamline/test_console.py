@@ -42,7 +42,9 @@ def test_errors_have_their_exit_codes(scan, output, tmp_path):
     fails(["reduce", scan, "-o", tmp_path / "x", "--rotation-axis", "500"], 3, "must lie in [0, 48), got 500")
     fails(["reduce", scan, "-o", tmp_path / "x", "--set", "sections.num_sections=30"], 1, "sections need at least")
     fails(["verify", tmp_path], 7, "no manifest here")
-    fails(["verify", tmp_path / "absent"], 7, "absent")
+    fails(["verify", tmp_path / "absent"], 2, "does not exist")
+    fails(["verify", scan], 7, "no quietbeam archive")
+    fails(["reduce", scan, "-o", tmp_path / "x", "--set", "compute.device=cuda"], 1, "no CUDA device")
     fails(["extract", output, "-o", tmp_path / "slices", "-f", "jpg"], 2, "tiff, h5, npy")
     fails(["extract", output, "-o", tmp_path / "slices", "--slices", "20:30"], 2, "slices 0 to 15")
     fails(["extract", output, "-o", tmp_path / "slices", "--slices", "a:b"], 2, "expected slices like 10:20")
@@ -108,6 +110,10 @@ def test_a_log_has_lines_and_no_control_characters(scan, tmp_path):
     assert "\r" not in done.stdout
     assert "rotation axis: " in done.stdout
     assert str(tmp_path / "out/report.html") in done.stdout
+
+
+def test_version():
+    assert run(command("--version")).stdout.startswith("quietbeam 0.")
 
 
 def test_settings_are_printed_as_json():

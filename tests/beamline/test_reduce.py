@@ -5,17 +5,21 @@ import os
 import re
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from quietbeam.beamline.compare import compare_with_truth
+from quietbeam.beamline.manifest import verify_output
 from quietbeam.beamline.reduce import reduce_scan
+from quietbeam.beamline.settings import SettingsError
 from quietbeam.beamline.simulate import truth_path
 from quietbeam.beamline.workspace import Workspace
 from quietbeam.compress.archive import open_archive
 from quietbeam.noise2inverse.checkpoint import load_network
-from quietbeam.reconstruction.errors import LockedError, ReductionError, SpaceError
+from quietbeam.reconstruction.errors import LockedError, ReductionError, ScanError, SpaceError
 
 from .jobs import results, small_scan, small_settings
 
@@ -177,9 +181,101 @@ def test_output_among_the_raw_data_is_refused(tmp_path):
     for index in range(40):
         tifffile.imwrite(raw / f"frame_{index:03d}.tiff", np.ones((4, 24), np.float32))
     settings = small_settings(scan__normalised="attenuation", scan__angles="0:180")
-    with pytest.raises(ReductionError, match="lies in the scan itself"):
+    with pytest.raises(ReductionError, match="lies there itself"):
         reduce_scan(raw, raw / "out", settings, progress=Recorder())
     assert not (raw / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["denoised.h5", "work/denoised.h5", "work/sections.npy"])
+def test_a_scan_in_the_place_of_a_result_is_not_replaced(scan, tmp_path, place):
+    raw = tmp_path / "out" / place
+    raw.parent.mkdir(parents=True)
+    raw.write_bytes(scan.read_bytes())
+    with pytest.raises(ReductionError, match="lies there itself"):
+        reduce_scan(raw, tmp_path / "out", small_settings(), progress=Recorder())
+    assert raw.read_bytes() == scan.read_bytes()
+
+
+def test_a_scan_that_changes_while_it_is_reduced_is_refused(tmp_path):
+    scan = small_scan(tmp_path / "scan.h5")
+
+    class Changing(Recorder):
+        def decision(self, decision):
+            if decision.name == "rotation axis":
+                os.utime(scan)
+
+    with pytest.raises(ScanError, match="changed while it was reduced"):
+        reduce_scan(scan, tmp_path / "out", small_settings(), progress=Changing())
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert reduce_scan(scan, tmp_path / "out", small_settings(), progress=Recorder())
+
+
+def test_a_failed_overwrite_leaves_the_old_result(scan, tmp_path):
+    output = tmp_path / "out"
+    reduce_scan(scan, output, small_settings(), progress=Recorder())
+    first = results(output)
+    with pytest.raises(ReductionError, match="sections need at least"):
+        reduce_scan(scan, output, small_settings(sections__num_sections=30), progress=Recorder(), overwrite=True)
+    assert results(output) == first
+    assert not verify_output(output).damaged
+
+
+def test_paths_do_not_make_another_scan(tmp_path, monkeypatch):
+    scan = small_scan(tmp_path / "scan.h5")
+    flats = f"{tmp_path}/scan.h5:/exchange/data_white"
+    reduce_scan(scan, tmp_path / "out", small_settings(scan__flats=flats), progress=Recorder())
+    monkeypatch.chdir(tmp_path)
+    relative = small_settings(scan__flats="scan.h5:/exchange/data_white")
+    assert not reduce_scan(Path("scan.h5"), tmp_path / "out", relative, progress=Recorder())
+
+
+def test_what_the_archive_would_refuse_is_refused_at_once(scan, tmp_path):
+    with pytest.raises(SettingsError, match="codec"):
+        small_settings(archive__codec="crea")
+    with pytest.raises(SettingsError, match=r"training\.minutes must be finite"):
+        small_settings(training__minutes=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda data: np.zeros_like(data), ScanError, "saw no light or are not finite"),
+        (lambda data: np.full(data.shape, np.nan, np.float32), ScanError, "saw no light or are not finite"),
+    ],
+)
+def test_a_scan_without_anything_in_it_is_refused(tmp_path, change, error, message):
+    scan = edited_scan(tmp_path / "scan.h5", change)
+    with pytest.raises(error, match=message):
+        reduce_scan(scan, tmp_path / "out", small_settings(), progress=Recorder())
+
+
+def test_projections_brighter_than_the_flats_are_told(tmp_path):
+    scan = edited_scan(tmp_path / "scan.h5", lambda data: data + np.uint16(5000))
+    recorder = Recorder()
+    reduce_scan(scan, tmp_path / "out", small_settings(), progress=recorder)
+    assert "brighter-than-flats" in [caveat.code for caveat in recorder.caveats]
+
+
+def edited_scan(path, change):
+    """A simulated scan whose projections are changed."""
+    small_scan(path)
+    with h5py.File(path, "r+") as file:
+        data = change(file["exchange/data"][:])
+        del file["exchange/data"]
+        file["exchange/data"] = data
+    return path
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: content[:50] + b"?" + content[51:]])
+def test_a_damaged_result_is_made_again_when_asked(scan, tmp_path, damage):
+    output = tmp_path / "out"
+    reduce_scan(scan, output, small_settings(), progress=Recorder())
+    first = results(output)
+    archive = output / "denoised.h5"
+    archive.write_bytes(damage(archive.read_bytes()))
+    assert reduce_scan(scan, output, small_settings(), progress=Recorder(), overwrite=True)
+    assert results(output) == first
+    assert not verify_output(output).damaged
 
 
 def test_two_jobs_on_one_output(scan, tmp_path):

@@ -7,10 +7,11 @@ import pytest
 
 from quietbeam.beamline.atomic import atomic_path, file_sha256, write_atomically
 from quietbeam.beamline.journal import Journal, StageRecord, stage_key
+from quietbeam.beamline.manifest import read_manifest
 from quietbeam.beamline.payload_file import PayloadFile
 from quietbeam.beamline.volume_file import VolumeFile
 from quietbeam.beamline.workspace import Workspace
-from quietbeam.reconstruction.errors import LockedError, ReductionError
+from quietbeam.reconstruction.errors import ArchiveError, LockedError, ReductionError
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -111,9 +112,62 @@ def test_a_lost_volume_is_not_taken_for_a_finished_one(tmp_path):
             workspace.volume("sections", (2, 2), workspace.journal("sections", "key"))
 
 
-def test_manifest_that_is_no_json(tmp_path):
+WHOLE = {
+    "format": "quietbeam-manifest-1",
+    "key": "k",
+    "files": {name: {"bytes": 1, "sha256": ""} for name in ("denoised.h5", "network.safetensors", "report.html")},
+    "input": {},
+    "settings": {},
+    "numbers": {},
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "3",
+        "null",
+        "[1, 2]",
+        '{"format": "quietbeam-manifest-2"}',
+        json.dumps(WHOLE)[:-1],
+        json.dumps(WHOLE | {"input": []}),
+        json.dumps(WHOLE | {"files": {}}),
+        json.dumps(WHOLE | {"files": WHOLE["files"] | {"../outside": {"bytes": 1, "sha256": ""}}}),
+        json.dumps(WHOLE | {"files": dict.fromkeys(WHOLE["files"], 3)}),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+    path = tmp_path / "manifest.json"
+    with pytest.raises(ArchiveError, match="no manifest here"):
+        read_manifest(path)
+    path.write_text(content)
+    with pytest.raises(ArchiveError, match=r"manifest\.json: "):
+        read_manifest(path)
+    path.write_text(json.dumps(WHOLE))
+    assert read_manifest(path) == WHOLE
+
+
+def test_a_torn_line_in_the_times_costs_that_line(tmp_path):
     workspace = Workspace(tmp_path)
-    assert workspace.manifest() is None
-    (tmp_path / "manifest.json").write_text(json.dumps({"a": 1})[:-1])
-    with pytest.raises(ReductionError, match="cannot be read as a manifest"):
-        workspace.manifest()
+    with workspace.locked():
+        for _ in range(2):
+            with workspace.timed("train"):
+                pass
+        path = workspace.scratch / "times.jsonl"
+        path.write_bytes(path.read_bytes()[:-5])
+        with pytest.raises(ZeroDivisionError), workspace.timed("denoise"):
+            raise ZeroDivisionError
+        assert set(workspace.times()) == {"train", "denoise"}
+
+
+def test_cleaning_leaves_what_is_not_ours(tmp_path):
+    workspace = Workspace(tmp_path)
+    with workspace.locked():
+        workspace.journal("sections", "key")
+        (workspace.scratch / "thesis.txt").write_text("years of work")
+        workspace.clean()
+        assert [path.name for path in workspace.scratch.iterdir()] == ["thesis.txt"]
+        (workspace.scratch / "thesis.txt").unlink()
+        workspace.clean()
+        assert not workspace.scratch.exists()
