@@ -43,7 +43,6 @@ def test_errors_have_their_exit_codes(scan, output, tmp_path):
     fails(["reduce", scan, "-o", tmp_path / "x", "--set", "sections.num_sections=30"], 1, "sections need at least")
     fails(["verify", tmp_path], 7, "no manifest here")
     fails(["verify", tmp_path / "absent"], 2, "does not exist")
-    fails(["verify", scan], 7, "no quietbeam archive")
     fails(["reduce", scan, "-o", tmp_path / "x", "--set", "compute.device=cuda"], 1, "no CUDA device")
     fails(["extract", output, "-o", tmp_path / "slices", "-f", "jpg"], 2, "tiff, h5, npy")
     fails(["extract", output, "-o", tmp_path / "slices", "--slices", "20:30"], 2, "slices 0 to 15")
@@ -71,6 +70,12 @@ def test_verify_passes_and_names_what_is_damaged(output, tmp_path):
     (tmp_path / "report.html").rename(output / "report.html")
     assert done.returncode == 7
     assert "report.html: missing" in done.stdout
+
+
+def test_verify_says_what_is_no_archive(scan):
+    done = run(command("verify", scan))
+    assert done.returncode == 7
+    assert "is no quietbeam archive" in done.stdout
 
 
 def test_extract_gives_the_slices(output, tmp_path):
