@@ -172,18 +172,18 @@ def _figures(values: dict[str, float], reduction: Reduction, before: FRC, after:
         HeadlineFigure("Volume", size, "voxels", "slices, rows, columns"),
         HeadlineFigure("Archive", f"{ratio:.1f} × smaller", "", f"{_mebibytes(values)} MiB as float32 and as archive"),
         HeadlineFigure("Bits per voxel", f"{values['bits_per_voxel']:.2f}", "bit", "every byte of the archive counted"),
-        HeadlineFigure("Largest error", f"{values['largest_error']:.3g}", reduction.unit, _promise(values)),
+        HeadlineFigure("Largest error", f"{values['largest_error']:.4g}", reduction.unit, _promise(values)),
         HeadlineFigure(
             "PSNR of the archive", f"{values['psnr']:.1f}", "dB", "against the denoised volume and its range"
         ),
-        HeadlineFigure("Noise", f"{values['noise']:.3g}", reduction.unit, "of the reconstruction from all projections"),
+        HeadlineFigure("Noise", f"{values['noise']:.4g}", reduction.unit, "of the reconstruction from all projections"),
         HeadlineFigure("Held-out loss", f"{held_out:.4g}", "", "squared error over the variance of the slices"),
         HeadlineFigure("Ring correlation", f"× {gain:.2f}", "", "mean, with the held-out section, by denoising"),
     ]
 
 
 def _promise(values: dict[str, float]) -> str:
-    return f"of any voxel, checked; {values['max_error']:.3g} were allowed"
+    return f"of any voxel, checked; {values['max_error']:.4g} were allowed"
 
 
 def _mebibytes(values: dict[str, float]) -> str:
