@@ -44,7 +44,7 @@ from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_a
 from quietbeam.reconstruction.sections import section_shares, split_angles
 from quietbeam.reconstruction.stripes import StripeSettings
 
-from .atomic import write_atomically
+from .atomic import sync, write_atomically
 from .calibrate import epochs_for, fastest_threads
 from .chunks import chunk_rows, middle_rows
 from .epochs import train
@@ -262,14 +262,15 @@ class Reduction:
     def _write_archive(self) -> None:
         """Write the archive, check every voxel against the denoised volume, then give it its name."""
         path = self.workspace.scratch / ARCHIVE
-        self.workspace.forget_result()
         with self.workspace.timed("archive"), self.progress.stage("archive", 2) as step:
             write_archive(path, self.payloads, self._header(), self._codec_state)
             step.advance()
             checked = verify_archive(path, against=self.denoised)
             if not checked.ok:
                 raise ReductionError(f"{path}: the archive does not hold what was put in: {'; '.join(checked.damaged)}")
+            self.workspace.forget_result()
             path.replace(self.workspace.output / ARCHIVE)
+            sync(self.workspace.output)
             step.advance()
         self.largest_error = float(checked.largest_error or 0)
 
@@ -407,8 +408,9 @@ class Reduction:
         return self.codec.to_bytes() if self.codec else b""
 
     def check_unchanged(self) -> None:
-        """Refuse to go on with a scan whose files were changed since they were hashed."""
+        """Refuse a scan whose files were changed since they were hashed, and forget what was made of it."""
         if file_signature(self.scan) != self.identity["signature"]:
+            self.workspace.clean()
             raise ScanError(f"{self.scan.path}: changed while it was reduced; run the command again")
 
     def _check_archive(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import ArchiveError, ReductionError
 
 from .atomic import file_sha256, write_atomically
 from .estimate import check_space
@@ -86,7 +86,12 @@ def _is_done(reduction: Reduction, overwrite: bool) -> bool:
     path = reduction.workspace.output / MANIFEST
     if not path.exists():
         return False
-    manifest = read_manifest(path)
+    try:
+        manifest = read_manifest(path)
+    except ArchiveError as error:
+        if overwrite:
+            return False
+        raise ReductionError(f"{error}; choose another -o, or say --overwrite") from error
     _reuse_identity(reduction, manifest["input"].get("identity"))
     if manifest["key"] == reduction.keys.result:
         return _is_intact(path.parent, manifest["files"], by_content=overwrite)

@@ -207,6 +207,7 @@ def test_a_scan_that_changes_while_it_is_reduced_is_refused(tmp_path):
     with pytest.raises(ScanError, match="changed while it was reduced"):
         reduce_scan(scan, tmp_path / "out", small_settings(), progress=Changing())
     assert not (tmp_path / "out/manifest.json").exists()
+    assert not (tmp_path / "out/work").exists(), "slices of two versions of the scan must not be taken up again"
     assert reduce_scan(scan, tmp_path / "out", small_settings(), progress=Recorder())
 
 
@@ -217,6 +218,28 @@ def test_a_failed_overwrite_leaves_the_old_result(scan, tmp_path):
     with pytest.raises(ReductionError, match="sections need at least"):
         reduce_scan(scan, output, small_settings(sections__num_sections=30), progress=Recorder(), overwrite=True)
     assert results(output) == first
+    assert not verify_output(output).damaged
+
+
+def test_a_broken_manifest_is_replaced_only_when_asked(scan, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "manifest.json").write_text("[1, 2]")
+    with pytest.raises(ReductionError, match=r"manifest\.json: .*--overwrite"):
+        reduce_scan(scan, output, small_settings(), progress=Recorder())
+    assert reduce_scan(scan, output, small_settings(), progress=Recorder(), overwrite=True)
+    assert not verify_output(output).damaged
+
+
+def test_an_archive_that_fails_its_check_leaves_the_old_result(scan, tmp_path, monkeypatch):
+    from quietbeam.beamline import pipeline
+    from quietbeam.compress.archive import Verification
+
+    output = tmp_path / "out"
+    reduce_scan(scan, output, small_settings(), progress=Recorder())
+    monkeypatch.setattr(pipeline, "verify_archive", lambda *_, **__: Verification(0, 0, ("chunk 0",), None))
+    with pytest.raises(ReductionError, match="does not hold what was put in: chunk 0"):
+        reduce_scan(scan, output, small_settings(training__seed=1), progress=Recorder(), overwrite=True)
     assert not verify_output(output).damaged
 
 
