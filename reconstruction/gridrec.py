@@ -1,12 +1,12 @@
-"""Fourier reconstruction: the slices' spectra on polar lines, regridded by a non-uniform FFT.
+"""Fourier reconstruction: the slices' spectra on polar lines, spread on a grid and transformed back.
 
 The Fourier slice theorem turns filtered backprojection into one sum over the polar grid of all rays,
 
     f(x, y) = sum_j w_j  sum_k Q_j(k) exp(2 pi i k (x cos(theta_j) + y sin(theta_j) + axis) / M) / M
 
-with Q_j the spectrum of the filtered row j, padded to M columns, and w_j the share of the half turn of angle j. The sum
-is a type 1 non-uniform FFT (finufft). It is the class of method that the field calls GridRec [1]_; the kernel, the
-padding and the exact ramp make it right in amplitude.
+with Q_j the spectrum of the filtered row j, padded to M columns, and w_j the share of the half turn of angle j. It is
+the class of method that the field calls GridRec [1]_; padding, the exact ramp, and a kernel whose transform is divided
+out make it right in amplitude. The rotation axis is a phase: it may lie between two columns at no cost.
 
 References
 ----------
@@ -16,17 +16,199 @@ References
 
 from __future__ import annotations
 
-import finufft
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from .angles import angular_weights
-from .filters import FilterName, filter_rows, padded_length
+from .filters import FilterName, padded_length, ramp_filter
+from .polar_grid import BATCH, PolarLines, empty_grid, fold_border, read_lines, spread, write_pixels
+from .spreading_kernel import grid_size, kernel_transform, tap_polynomials
 
-__all__ = ["gridrec"]
+__all__ = ["GridrecPlan", "gridrec", "polar_lines"]
 
-TOLERANCE = 1e-4
-"""Relative accuracy asked of the non-uniform FFT; the discretisation of the slice errs a hundred times more."""
+_ANGLES = 32
+_ROWS = 32
+"""Projections, and rows of the slices, that are transformed at a time, so that they stay in the cache."""
+
+
+class GridrecPlan:
+    """What of a reconstruction depends on the geometry only, and the memory it works in, for any number of slices.
+
+    Parameters
+    ----------
+    theta : float64, shape (angle,)
+        Angles in radians.
+    num_columns : int
+        Columns of the detector, and pixels along a side of the slices.
+    rotation_axis : float
+        Column of the axis; 0 is the centre of the first pixel.
+    filter_name : {"ram-lak", "shepp-logan", "cosine", "hann", "butterworth"}
+        Window of the ramp filter.
+    weights : float64, shape (angle,), optional
+        Share of the half turn of each angle in radians; by default of `angular_weights`.
+
+    Notes
+    -----
+    The memory is that of one grid per thread, ``(G / 2 + 3) (G + 3) 64`` bytes with G about 1.25 `num_columns`,
+    whatever the number of slices.
+    """
+
+    def __init__(
+        self,
+        theta: NDArray[np.float64],
+        num_columns: int,
+        rotation_axis: float,
+        *,
+        filter_name: FilterName = "ram-lak",
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.theta, self.num_columns, self.weights = np.asarray(theta, np.float64), num_columns, weights
+        self._size, self._length = grid_size(num_columns), padded_length(num_columns)
+        self._ramp = ramp_filter(self._length, filter_name).astype(np.float32)
+        self._ramp[0] /= 2  # both halves of the plane have it
+        self._lines = polar_lines(self.theta, num_columns, rotation_axis)
+        self._polynomials = tap_polynomials()
+        scale = 1 / kernel_transform(num_columns)
+        alternating = (-1.0) ** (np.arange(num_columns) - num_columns // 2)  # u_y is counted from -size / 2
+        self._scale_x, self._scale_y = scale.astype(np.float32), (scale * alternating).astype(np.float32)
+        self._grids: SimpleQueue[NDArray[np.float32]] = SimpleQueue()
+
+    def reconstruct(self, sinograms: NDArray[np.float32], *, num_threads: int = 1) -> NDArray[np.float32]:
+        """Reconstruct slices from all projections.
+
+        Parameters
+        ----------
+        sinograms : float32, shape (row, angle, column)
+            Line integrals.
+        num_threads : int
+            Batches of slices worked on at the same time; the result does not depend on it.
+
+        Returns
+        -------
+        float32, shape (row, column, column)
+            Slices in the unit of `sinograms` per pixel, the axis in their middle.
+        """
+        weights = angular_weights(self.theta) if self.weights is None else self.weights
+        everything = np.arange(self.theta.size)
+        return self._reconstruct(sinograms, [(everything, weights)], num_threads)[:, 0]
+
+    def reconstruct_sections(
+        self, sinograms: NDArray[np.float32], sections: Sequence[NDArray[np.intp]], *, num_threads: int = 1
+    ) -> NDArray[np.float32]:
+        """Reconstruct slices from each of several sections; each projection is filtered and spread once.
+
+        Parameters
+        ----------
+        sinograms : float32, shape (row, angle, column)
+            Line integrals of all projections.
+        sections : sequence of intp arrays
+            Projections of each section. Weights of the plan are scaled so that each section keeps their sum.
+        num_threads : int
+            As in `reconstruct`.
+
+        Returns
+        -------
+        float32, shape (row, section, column, column)
+            Slices as `reconstruct` gives them for the projections of each section alone.
+        """
+        return self._reconstruct(sinograms, [(part, self._section_weights(part)) for part in sections], num_threads)
+
+    def _section_weights(self, section: NDArray[np.intp]) -> NDArray[np.float64]:
+        if self.weights is None:
+            return angular_weights(self.theta[section])
+        return np.asarray(self.weights[section] * (self.weights.sum() / self.weights[section].sum()))
+
+    def _reconstruct(
+        self,
+        sinograms: NDArray[np.float32],
+        parts: Sequence[tuple[NDArray[np.intp], NDArray[np.float64]]],
+        num_threads: int,
+    ) -> NDArray[np.float32]:
+        num_rows, num_columns = len(sinograms), self.num_columns
+        expected = (self.theta.size, num_columns)
+        if sinograms.ndim != 3 or sinograms.shape[1:] != expected:
+            raise ValueError(f"sinograms must have shape (row, {expected[0]}, {expected[1]}), got {sinograms.shape}")
+        slices = np.empty((num_rows, len(parts), num_columns, num_columns), np.float32)
+        tasks = [
+            (sinograms[first : first + BATCH], part, slices[first : first + BATCH, index])
+            for first in range(0, num_rows, BATCH)
+            for index, part in enumerate(parts)
+        ]
+        with ThreadPoolExecutor(num_threads) as pool:
+            list(pool.map(lambda task: self._reconstruct_batch(*task), tasks))
+        return slices
+
+    def _reconstruct_batch(
+        self,
+        sinograms: NDArray[np.float32],
+        part: tuple[NDArray[np.intp], NDArray[np.float64]],
+        slices: NDArray[np.float32],
+    ) -> None:
+        grid = empty_grid(self._size) if self._grids.empty() else self._grids.get()
+        self._spread(grid, sinograms, *part)
+        fold_border(grid)
+        plane = grid.view(np.complex64)[:, 1 : self._size + 1, : len(sinograms)]
+        self._write_slices(slices, fft.ifft(plane, axis=1, norm="forward", overwrite_x=True))
+        self._grids.put(grid)
+
+    def _spread(
+        self,
+        grid: NDArray[np.float32],
+        sinograms: NDArray[np.float32],
+        projections: NDArray[np.intp],
+        weights: NDArray[np.float64],
+    ) -> None:
+        grid[:] = 0
+        padded = np.zeros((len(sinograms), _ANGLES, self._length), np.float32)
+        lines = self._lines.part(projections)._replace(weight=weights / self._length)
+        for first in range(0, projections.size, _ANGLES):
+            block = projections[first : first + _ANGLES]
+            rows = padded[:, : block.size]
+            rows[..., : self.num_columns] = sinograms[:, block]
+            spectra = fft.rfft(rows, axis=-1)
+            spread(grid, spectra, self._ramp, lines.part(slice(first, first + _ANGLES)), self._polynomials)
+
+    def _write_slices(self, slices: NDArray[np.float32], plane: NDArray[np.complex64]) -> None:
+        lines = np.empty((len(slices), _ROWS, self._size // 2 + 1), np.complex64)
+        y = (np.arange(self.num_columns) - self.num_columns // 2) % self._size
+        for first in range(0, self.num_columns, _ROWS):
+            part = y[first : first + _ROWS]
+            spectra = lines[:, : part.size]
+            read_lines(spectra, plane, part)
+            pixels = fft.irfft(spectra, n=self._size, axis=-1, norm="forward")
+            write_pixels(slices, pixels, first, self._scale_y, self._scale_x)
+
+
+def polar_lines(theta: NDArray[np.float64], num_columns: int, rotation_axis: float) -> PolarLines:
+    """Lay the lines of the projections into the half plane u_x >= 0 of the fine grid.
+
+    Parameters
+    ----------
+    theta : float64, shape (angle,)
+        Angles in radians.
+    num_columns : int
+        Columns of the detector.
+    rotation_axis : float
+        Column of the axis.
+
+    Returns
+    -------
+    PolarLines
+        With weight 1.
+    """
+    cosine, sine = np.cos(theta), np.sin(theta)
+    sign = np.where(cosine < 0, -1.0, 1.0)
+    length = padded_length(num_columns)
+    step = sign * grid_size(num_columns) / length
+    # The transform's middle pixel is num_columns // 2; ours lies between the pixels when the number is even.
+    offset = num_columns // 2 - (num_columns - 1) / 2
+    turn = 2 * np.pi / length * (rotation_axis + offset * (cosine - sine))
+    return PolarLines(step * cosine, -step * sine, turn, np.ones_like(theta), sign)
 
 
 def gridrec(
@@ -35,6 +217,7 @@ def gridrec(
     rotation_axis: float,
     *,
     filter_name: FilterName = "ram-lak",
+    weights: NDArray[np.float64] | None = None,
     num_threads: int = 1,
 ) -> NDArray[np.float32]:
     """Reconstruct slices by Fourier regridding.
@@ -47,53 +230,17 @@ def gridrec(
         Angles in radians.
     rotation_axis : float
         Column of the axis; 0 is the centre of the first pixel.
-    filter_name : {"ram-lak", "shepp-logan", "cosine", "hann"}
+    filter_name : {"ram-lak", "shepp-logan", "cosine", "hann", "butterworth"}
         Window of the ramp filter.
+    weights : float64, shape (angle,), optional
+        Share of the half turn of each angle in radians; by default of `angular_weights`.
     num_threads : int
-        Threads of the non-uniform FFT.
+        Batches of slices worked on at the same time; the result does not depend on it.
 
     Returns
     -------
     float32, shape (row, column, column)
         Slices in the unit of `sinograms` per pixel, the axis in their middle.
     """
-    num_rows, _, size = sinograms.shape
-    x, y, phase = _polar_grid(theta, rotation_axis, size)
-    # Two real slices travel as the real and the imaginary part of one complex transform.
-    pairs = np.zeros(((num_rows + 1) // 2, theta.size, padded_length(size)), np.complex64)
-    for pair, rows in zip(pairs, _pairs(sinograms), strict=True):
-        pair[:] = _full_spectrum(filter_rows(rows, filter_name)) * phase
-    flat = pairs.reshape(len(pairs), -1)
-    options = {"dtype": "complex64", "nthreads": num_threads, "showwarn": 0}  # showwarn: the library would print
-    plan = finufft.Plan(1, (size, size), len(pairs), TOLERANCE, 1, **options)
-    plan.setpts(x, y)
-    images = plan.execute(flat if len(pairs) > 1 else flat[0]).reshape(len(pairs), size, size)
-    slices = np.stack([images.real, images.imag], axis=1).reshape(-1, size, size)[:num_rows]
-    return np.ascontiguousarray(slices, dtype=np.float32)
-
-
-def _pairs(sinograms: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    return [sinograms[i : i + 2] for i in range(0, len(sinograms), 2)]
-
-
-def _full_spectrum(half: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Join the half spectra of one or two real rows to the full spectrum of first + i second."""
-    length = 2 * (half.shape[-1] - 1)
-    mirrored = half[..., (length - 1) // 2 : 0 : -1].conj()
-    full = np.concatenate([half, mirrored], axis=-1)
-    return full[0] if len(full) == 1 else np.asarray(full[0] + 1j * full[1], dtype=np.complex64)
-
-
-def _polar_grid(
-    theta: NDArray[np.float64], rotation_axis: float, size: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.complex64]]:
-    """Angular frequencies of all rays, flattened, and the factor that each ray's spectrum takes."""
-    omega = 2 * np.pi * np.fft.fftfreq(padded_length(size))
-    along_row, along_column = -np.outer(np.sin(theta), omega), np.outer(np.cos(theta), omega)
-    # finufft's middle pixel is size // 2; ours lies between the pixels when the size is even.
-    offset = size // 2 - (size - 1) / 2
-    shift = omega * rotation_axis + offset * (along_row + along_column)
-    weights = angular_weights(theta)[:, None] / padded_length(size)
-    phase = weights * np.exp(1j * shift)
-    phase[:, padded_length(size) // 2] = 0  # the highest frequency has no partner: shifted, it would not stay real
-    return along_row.ravel().astype(np.float32), along_column.ravel().astype(np.float32), phase.astype(np.complex64)
+    plan = GridrecPlan(theta, sinograms.shape[-1], rotation_axis, filter_name=filter_name, weights=weights)
+    return plan.reconstruct(sinograms, num_threads=num_threads)
