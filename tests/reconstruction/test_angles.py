@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quietbeam.reconstruction.angles import angular_weights, direction_order
+from quietbeam.reconstruction.angles import angular_weights, covers_full_turn, direction_order, unevenness
 
 
 @pytest.mark.parametrize("turn", [np.pi, 2 * np.pi])
@@ -60,3 +60,50 @@ def test_weights_are_positive_and_at_most_the_half_turn(theta):
 def test_order_is_by_direction():
     theta = np.deg2rad([0, 90, 180, 270, 45])
     assert direction_order(theta).tolist() == [0, 2, 4, 1, 3]
+
+
+@pytest.mark.parametrize("count", [7, 8, 180, 361])
+def test_full_period_shares_the_full_turn(count):
+    """Counted modulo half a turn, opposite projections share a weight; modulo a full one, each has its own."""
+    theta = 0.2 + np.arange(count) * 2 * np.pi / count
+    np.testing.assert_allclose(angular_weights(theta, 2 * np.pi), 2 * angular_weights(theta), rtol=1e-6)
+    assert angular_weights(theta, 2 * np.pi).sum() == pytest.approx(2 * np.pi)
+
+
+def test_full_period_does_not_fill_the_other_half():
+    theta = np.arange(180) * np.pi / 180
+    assert angular_weights(theta, 2 * np.pi).sum() == pytest.approx(np.pi, rel=0.05)
+
+
+def test_order_over_the_full_turn():
+    theta = np.deg2rad([0, 90, 180, 270, 45, 360])
+    assert direction_order(theta, 2 * np.pi).tolist() == [0, 5, 4, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "closed"),
+    [
+        (np.arange(360), True),
+        (np.arange(0, 360, 30), True),  # wide steps are no wedge
+        (np.arange(0, 1080, 111), True),  # turn after turn
+        (np.arange(352), True),
+        (np.arange(340), False),
+        (np.arange(181), False),
+    ],
+)
+def test_full_turn_is_told_from_half_a_turn(degrees, closed):
+    assert covers_full_turn(np.deg2rad(degrees)) is closed
+
+
+def test_unevenness():
+    even = np.arange(90) * np.pi / 90
+    assert unevenness(even) == pytest.approx(1)
+    assert unevenness(np.concatenate([even, even + np.pi + 1e-6])) == pytest.approx(1)
+    assert unevenness(np.random.default_rng(0).uniform(0, np.pi, 5000)) == pytest.approx(1.7, abs=0.05)
+    pairs = np.concatenate([np.arange(0, 92, 4), np.arange(1, 92, 4)]) * np.pi / 92
+    assert unevenness(pairs) == pytest.approx(1.25)  # gaps of 1 and 3 steps: (1 + 9) / 2 over 2 squared
+
+
+@pytest.mark.parametrize("turn", [np.pi, 2 * np.pi])
+def test_end_of_the_turn_is_its_beginning_whatever_the_rounding(turn):
+    assert direction_order(np.array([0.5, turn - 1e-12, 3 * turn + 1e-12, 1.0]), turn).tolist() == [1, 2, 0, 3]
