@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["FilterName", "filter_rows", "padded_length", "ramp_filter"]
+__all__ = ["BUTTERWORTH_CUTOFF", "BUTTERWORTH_ORDER", "FilterName", "filter_rows", "padded_length", "ramp_filter"]
 
-FilterName = Literal["ram-lak", "shepp-logan", "cosine", "hann"]
+FilterName = Literal["ram-lak", "shepp-logan", "cosine", "hann", "butterworth"]
+
+BUTTERWORTH_CUTOFF = 0.25
+"""Frequency in cycles per pixel, half of the highest one, at which the Butterworth window is 1/2."""
+BUTTERWORTH_ORDER = 2
+"""Order of the Butterworth window: it falls as the frequency to the power -2 times the order."""
 
 _WINDOWS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     # argument: frequency in cycles per pixel, 0 to 0.5
@@ -19,6 +24,7 @@ _WINDOWS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "shepp-logan": lambda f: np.sinc(f),
     "cosine": lambda f: np.cos(np.pi * f),
     "hann": lambda f: np.cos(np.pi * f) ** 2,
+    "butterworth": lambda f: 1 / (1 + (f / BUTTERWORTH_CUTOFF) ** (2 * BUTTERWORTH_ORDER)),
 }
 
 
@@ -33,11 +39,15 @@ def ramp_filter(length: int, name: FilterName = "ram-lak") -> NDArray[np.float64
     Sampling ``|f|`` in the frequency domain loses the mean of the row, and with it the amplitude of the slice; the
     transform of the band-limited kernel h(0) = 1/4, h(odd n) = -1 / (pi n)^2, h(even n) = 0 does not [1]_.
 
+    The windows at frequency f, in cycles per pixel: 1 (ram-lak), sinc(f) (shepp-logan), cos(pi f) (cosine),
+    cos(pi f)^2 (hann), and 1 / (1 + (f / `BUTTERWORTH_CUTOFF`)^(2 `BUTTERWORTH_ORDER`)) (butterworth [2]_, the gain in
+    power as tomopy has it).
+
     Parameters
     ----------
     length : int
         Length of the padded row.
-    name : {"ram-lak", "shepp-logan", "cosine", "hann"}
+    name : {"ram-lak", "shepp-logan", "cosine", "hann", "butterworth"}
         Window that the ramp is multiplied with.
 
     Returns
@@ -45,10 +55,19 @@ def ramp_filter(length: int, name: FilterName = "ram-lak") -> NDArray[np.float64
     float64, shape (length // 2 + 1,)
         Filter in 1/pixel at the frequencies of `numpy.fft.rfftfreq`.
 
+    Raises
+    ------
+    ValueError
+        If no window has the name.
+
     References
     ----------
     .. [1] Kak and Slaney, Principles of Computerized Tomographic Imaging, section 3.3, 1988.
+    .. [2] Butterworth, On the theory of filter amplifiers, Experimental Wireless and the Wireless Engineer 7, 536-541,
+       1930.
     """
+    if name not in _WINDOWS:
+        raise ValueError(f"filter_name must be one of {', '.join(_WINDOWS)}, got {name!r}")
     n = np.minimum(np.arange(length), length - np.arange(length))
     kernel = np.zeros(length)
     kernel[0] = 0.25
@@ -57,15 +76,19 @@ def ramp_filter(length: int, name: FilterName = "ram-lak") -> NDArray[np.float64
     return np.asarray(fft.rfft(kernel).real * _WINDOWS[name](fft.rfftfreq(length)), dtype=np.float64)
 
 
-def filter_rows(sinograms: NDArray[np.float32], name: FilterName) -> NDArray[np.complex64]:
+def filter_rows(
+    sinograms: NDArray[np.float32], name: FilterName = "ram-lak", *, num_threads: int = 1
+) -> NDArray[np.complex64]:
     """Transform of the zero-padded, ramp-filtered rows.
 
     Parameters
     ----------
     sinograms : float32, shape (..., column)
         Rows to filter.
-    name : {"ram-lak", "shepp-logan", "cosine", "hann"}
+    name : {"ram-lak", "shepp-logan", "cosine", "hann", "butterworth"}
         Window of the ramp.
+    num_threads : int
+        Threads of the transform.
 
     Returns
     -------
@@ -73,6 +96,6 @@ def filter_rows(sinograms: NDArray[np.float32], name: FilterName) -> NDArray[np.
         Spectrum of the filtered rows.
     """
     length = padded_length(sinograms.shape[-1])
-    spectrum = fft.rfft(sinograms, n=length, axis=-1)
+    spectrum = fft.rfft(sinograms, n=length, axis=-1, workers=num_threads)
     spectrum *= ramp_filter(length, name).astype(np.float32)
     return np.asarray(spectrum, dtype=np.complex64)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from .fbp import fbp
+from .angles import angular_weights
+from .fbp import cuda_is_available, fbp, fbp_cuda
 from .filters import FilterName
-from .gridrec import gridrec
+from .gridrec import GridrecPlan, gridrec
+from .tomopy_backend import tomopy_gridrec, tomopy_is_installed
 
-__all__ = ["RECONSTRUCTORS", "ReconstructionSettings", "Reconstructor", "circle", "reconstruct"]
+__all__ = [
+    "RECONSTRUCTORS",
+    "ReconstructionSettings",
+    "Reconstructor",
+    "available_reconstructors",
+    "circle",
+    "reconstruct",
+    "reconstruct_sections",
+]
 
 
 class Reconstructor(Protocol):
@@ -25,12 +37,24 @@ class Reconstructor(Protocol):
         rotation_axis: float,
         *,
         filter_name: FilterName = ...,
+        weights: NDArray[np.float64] | None = ...,
         num_threads: int = ...,
     ) -> NDArray[np.float32]:
         """Reconstruct; see `quietbeam.reconstruction.gridrec.gridrec`."""
 
 
-RECONSTRUCTORS: dict[str, Reconstructor] = {"gridrec": gridrec, "fbp": fbp}
+RECONSTRUCTORS: dict[str, Reconstructor] = {
+    "gridrec": gridrec,
+    "fbp": fbp,
+    "fbp-cuda": fbp_cuda,
+    "tomopy-gridrec": tomopy_gridrec,
+}
+
+_IS_AVAILABLE: dict[str, Callable[[], bool]] = {
+    # the others need nothing that is not installed with this package
+    "fbp-cuda": cuda_is_available,
+    "tomopy-gridrec": tomopy_is_installed,
+}
 
 
 class ReconstructionSettings(BaseModel):
@@ -38,15 +62,27 @@ class ReconstructionSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["gridrec", "fbp"] = Field(
-        "gridrec", description="Fourier regridding, or ASTRA's FBP (slow on a CPU)."
+    method: Literal["gridrec", "fbp", "fbp-cuda", "tomopy-gridrec"] = Field(
+        "gridrec",
+        description="Fourier regridding; ASTRA's FBP on the CPU (slow) or on a GPU (fbp-cuda); tomopy's gridrec, where "
+        "tomopy is installed (values a tenth or more too high).",
     )
     filter: FilterName = Field("ram-lak", description="Window of the ramp filter.")
+    half_acquisition: bool | None = Field(
+        None,
+        description="Join opposite projections of a full turn about an axis near the edge to slices wider than "
+        "the detector; None does so where the axis lies there.",
+    )
     circle: bool = Field(
         True,
         description="Set what lies outside the inscribed circle of the slice to 0; only with the axis in the middle "
         "of the detector did every projection see all of the circle.",
     )
+
+
+def available_reconstructors() -> list[str]:
+    """Names of the methods whose library and device are here, in the order of the table."""
+    return [name for name in RECONSTRUCTORS if name not in _IS_AVAILABLE or _IS_AVAILABLE[name]()]
 
 
 def reconstruct(
@@ -55,6 +91,7 @@ def reconstruct(
     rotation_axis: float,
     settings: ReconstructionSettings | None = None,
     *,
+    weights: NDArray[np.float64] | None = None,
     pixel_size: float | None = None,
     num_threads: int = 1,
 ) -> NDArray[np.float32]:
@@ -65,11 +102,13 @@ def reconstruct(
     sinograms : float32, shape (row, angle, column)
         Line integrals, without unit.
     theta : float64, shape (angle,)
-        Angles in radians.
+        Angles in radians, in any order, also repeated.
     rotation_axis : float
         Column of the axis; 0 is the centre of the first pixel.
     settings : ReconstructionSettings, optional
         Method, filter, circle.
+    weights : float64, shape (angle,), optional
+        Share of the turn of each projection in radians; `angular_weights` of `theta` if not given.
     pixel_size : float, optional
         Size of a pixel in metres.
     num_threads : int
@@ -80,13 +119,117 @@ def reconstruct(
     float32, shape (row, column, column)
         Attenuation in 1/m, or in 1/pixel where the pixel size is not known; the axis in the middle, theta = 0 projects
         along the columns of the slice, first row on top.
+
+    Raises
+    ------
+    ValueError
+        If shapes or types do not fit, values are not finite, the axis is not on the detector, weights are negative, or
+        the pixel size is not positive.
+    ReductionError
+        If the library or the device of the method is not here.
     """
     settings = settings or ReconstructionSettings()
-    method = RECONSTRUCTORS[settings.method]
-    slices = method(sinograms, theta, rotation_axis, filter_name=settings.filter, num_threads=num_threads)
+    _check_sinograms(sinograms)
+    _check_geometry(sinograms, theta, rotation_axis, weights)
+    slices = RECONSTRUCTORS[settings.method](
+        sinograms, theta, rotation_axis, filter_name=settings.filter, weights=weights, num_threads=num_threads
+    )
+    return _finish(slices, settings, pixel_size)
+
+
+def reconstruct_sections(
+    sinograms: NDArray[np.float32],
+    theta: NDArray[np.float64],
+    sections: Sequence[NDArray[np.intp]],
+    rotation_axis: float,
+    settings: ReconstructionSettings | None = None,
+    *,
+    turn: float = np.pi,
+    pixel_size: float | None = None,
+    num_threads: int = 1,
+) -> NDArray[np.float32]:
+    """Reconstruct slices from each section of the projections.
+
+    Parameters
+    ----------
+    sinograms, theta, rotation_axis, settings, pixel_size, num_threads
+        As in `reconstruct`, of all projections.
+    sections : sequence of intp arrays
+        Projections of each section.
+    turn : float
+        Period of the directions in radians: pi, or 2 pi for the sinograms of
+        `quietbeam.reconstruction.half_acquisition.extend`.
+
+    Returns
+    -------
+    float32, shape (row, section, column, column)
+        What `reconstruct` gives for the projections of each section; gridrec plans, filters and spreads only once.
+
+    Raises
+    ------
+    ValueError, ReductionError
+        As in `reconstruct`.
+    """
+    settings = settings or ReconstructionSettings()
+    _check_sinograms(sinograms)
+    _check_geometry(sinograms, theta, rotation_axis, None)
+    weights = [angular_weights(theta[section], turn) for section in sections]
+    if settings.method == "gridrec":
+        plan = GridrecPlan(theta, sinograms.shape[-1], rotation_axis, filter_name=settings.filter)
+        slices = plan.reconstruct_sections(sinograms, sections, weights=weights, num_threads=num_threads)
+    else:
+        method = partial(RECONSTRUCTORS[settings.method], filter_name=settings.filter, num_threads=num_threads)
+        parts = [np.ascontiguousarray(sinograms[:, section]) for section in sections]
+        each = zip(parts, sections, weights, strict=True)
+        slices = np.stack([method(p, theta[s], rotation_axis, weights=w) for p, s, w in each], axis=1)
+    return _finish(slices, settings, pixel_size)
+
+
+def _finish(
+    slices: NDArray[np.float32], settings: ReconstructionSettings, pixel_size: float | None
+) -> NDArray[np.float32]:
+    """Cut out the circle, and give attenuation per metre where the pixel size is known."""
+    if pixel_size is not None and not 0 < pixel_size < np.inf:
+        raise ValueError(f"pixel_size must be a positive length in metres or None, got {pixel_size}")
     if settings.circle:
         slices *= circle(slices.shape[-1])
-    return slices / np.float32(pixel_size) if pixel_size else slices
+    return slices if pixel_size is None else slices / np.float32(pixel_size)
+
+
+def _check_sinograms(sinograms: NDArray[np.float32]) -> None:
+    if sinograms.ndim != 3 or sinograms.size == 0 or sinograms.dtype != np.float32:
+        raise ValueError(
+            "sinograms must be float32 of shape (row, angle, column) and not empty, "
+            f"got {sinograms.dtype} of shape {sinograms.shape}"
+        )
+    finite = np.isfinite(sinograms)
+    if not finite.all():
+        row, angle, column = np.unravel_index(np.argmin(finite), finite.shape)
+        raise ValueError(
+            f"sinograms must be finite, got {np.count_nonzero(~finite)} values that are not, the first at row {row}, "
+            f"angle {angle}, column {column}: replace them by measured neighbours first"
+        )
+
+
+def _check_geometry(
+    sinograms: NDArray[np.float32],
+    theta: NDArray[np.float64],
+    rotation_axis: float,
+    weights: NDArray[np.float64] | None,
+) -> None:
+    _, num_angles, num_columns = sinograms.shape
+    if theta.shape != (num_angles,) or not np.isfinite(theta).all():
+        raise ValueError(
+            f"theta must hold {num_angles} finite angles, one for each projection, got shape {theta.shape} with "
+            f"{np.count_nonzero(np.isfinite(theta))} finite"
+        )
+    if not 0 <= rotation_axis < num_columns:
+        raise ValueError(f"rotation_axis must lie in [0, {num_columns}), got {rotation_axis}")
+    if weights is not None and not (weights.shape == (num_angles,) and np.all((weights >= 0) & np.isfinite(weights))):
+        raise ValueError(
+            f"weights must hold {num_angles} finite numbers of at least 0, one for each projection, got shape "
+            f"{weights.shape}, least {weights.min(initial=np.inf)}, greatest {weights.max(initial=-np.inf)}"
+        )
 
 
 def circle(size: int) -> NDArray[np.float32]:
