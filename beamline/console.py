@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from quietbeam.reconstruction.errors import QuietbeamError
 
 if TYPE_CHECKING:
     from .settings import ReductionSettings
+    from .simulate import SimulateSettings
 
 __all__ = ["app", "main"]
 
@@ -28,6 +30,11 @@ Config = Annotated[Path | None, typer.Option("--config", help="TOML file with se
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.NAME=VALUE", help="One setting; may be repeated.")
 ]
+Flats = Annotated[Path | None, typer.Option(help="Flats: TIFF file or folder, or FILE.h5:/PATH.")]
+Darks = Annotated[Path | None, typer.Option(help="Darks: likewise.")]
+Angles = Annotated[str | None, typer.Option(help="Text file of angles, or START:STOP in degrees.")]
+AngleLines = Annotated[str | None, typer.Option(help="FIRST:STOP, lines of the angles file to use.")]
+Normalised = Annotated[bool, typer.Option("--normalised", help="Data are line integrals already.")]
 Result = Annotated[Path, typer.Argument(metavar="OUT", exists=True, help="Output folder, or archive file.")]
 
 
@@ -54,11 +61,11 @@ def reduce(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Output folder. [SCAN_reduced, here]")] = None,
     config: Config = None,
     sets: Sets = None,
-    flats: Annotated[Path | None, typer.Option(help="Flats: TIFF file or folder, or FILE.h5:/PATH.")] = None,
-    darks: Annotated[Path | None, typer.Option(help="Darks: likewise.")] = None,
-    angles: Annotated[str | None, typer.Option(help="Text file of angles, or START:STOP in degrees.")] = None,
-    angle_lines: Annotated[str | None, typer.Option(help="FIRST:STOP, lines of the angles file to use.")] = None,
-    normalised: Annotated[bool, typer.Option("--normalised", help="Data are line integrals already.")] = False,
+    flats: Flats = None,
+    darks: Darks = None,
+    angles: Angles = None,
+    angle_lines: AngleLines = None,
+    normalised: Normalised = False,
     rotation_axis: Annotated[float | None, typer.Option(help="Column of the axis, pixels from 0.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time to train the denoiser.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it takes.")] = False,
@@ -68,19 +75,41 @@ def reduce(
 
     Example: `quietbeam reduce scan.h5 -o results --minutes 5`. The same command goes on after a crash.
     """
-    options: dict[str, object] = {
-        "scan.flats": flats,
-        "scan.darks": darks,
-        "scan.angles": angles,
-        "scan.angle_lines": angle_lines,
-    }
+    options = _scan_options(flats, darks, angles, angle_lines, normalised)
     options |= {"rotation_axis.column": rotation_axis, "training.minutes": minutes}
-    options["scan.normalised"] = "attenuation" if normalised else None
     settings = _settings(config, sets, options)
     if dry_run:
         _dry_run(scan, settings)
     else:
         _reduce(scan, output or Path(f"{scan.resolve().stem}_reduced"), settings, overwrite)
+
+
+@app.command()
+def axis(
+    scan: ScanPath,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG. [SCAN_axis.png, here]")] = None,
+    row: Annotated[int | None, typer.Option(help="Detector row to show. [the middle one]")] = None,
+    columns: Annotated[str | None, typer.Option(help="START:STOP:STEP, axes to show. [5 pixels about]")] = None,
+    region: Annotated[str | None, typer.Option(help="ROW:STOP,COLUMN:STOP, part of the slice to show.")] = None,
+    config: Config = None,
+    sets: Sets = None,
+    flats: Flats = None,
+    darks: Darks = None,
+    angles: Angles = None,
+    angle_lines: AngleLines = None,
+    normalised: Normalised = False,
+) -> None:
+    """Find the rotation axis of a scan, and draw one slice about columns around it, to choose by eye."""
+    from .axis_search import parse_columns, print_search, search_axis
+    from .axis_sheet import parse_region, write_axis_sheet
+
+    settings = _settings(config, sets, _scan_options(flats, darks, angles, angle_lines, normalised))
+    box = parse_region(region) if region else None
+    search = search_axis(scan, settings, row=row, columns=parse_columns(columns) if columns else None)
+    print_search(search)
+    output = output or Path(f"{scan.resolve().stem}_axis.png")
+    write_axis_sheet(output, search, box)
+    typer.echo(f"pictures: {output}")
 
 
 @app.command()
@@ -127,18 +156,29 @@ def inspect(path: Annotated[Path, typer.Argument(metavar="PATH", help="Scan, out
 
 @app.command()
 def simulate(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="DXchange file to write.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Scan to write.")],
     rows: Annotated[int | None, typer.Option(min=1, help="Detector rows.")] = None,
     columns: Annotated[int | None, typer.Option(min=8, help="Detector columns.")] = None,
-    angles: Annotated[int | None, typer.Option(min=2, help="Projections of the half turn.")] = None,
+    angles: Annotated[int | None, typer.Option(min=2, help="Projections.")] = None,
+    turn: Annotated[float | None, typer.Option(help="Degrees that they cover. [180; 360 for half-acquisition]")] = None,
+    axis_offset: Annotated[float | None, typer.Option(help="Pixels from the middle to the rotation axis.")] = None,
+    half_acquisition: Annotated[
+        bool, typer.Option("--half-acquisition", help="Let the sample reach the edge further from the axis.")
+    ] = False,
+    photons: Annotated[float | None, typer.Option(help="Photons per pixel and frame in the open beam.")] = None,
+    flats_after: Annotated[int | None, typer.Option(min=0, help="Flats after the projections.")] = None,
+    drift: Annotated[float | None, typer.Option(help="Change of the beam during the scan, relative.")] = None,
+    layout: Annotated[str | None, typer.Option(help="DXchange or NXtomo. [DXchange]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of sample and noise.")] = None,
 ) -> None:
     """Write a simulated scan of a foam, and the true volume beside it."""
-    from .simulate import SimulateSettings, simulate_scan, truth_path
+    from .simulate import simulate_scan, truth_path
 
-    given = {"num_rows": rows, "num_columns": columns, "num_angles": angles, "seed": seed}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    simulate_scan(path, SimulateSettings.model_validate({k: v for k, v in given.items() if v is not None}))
+    turn = 360 if turn is None and half_acquisition else turn
+    options: dict[str, object] = {"num_rows": rows, "num_columns": columns, "num_angles": angles, "angle_range": turn}
+    options |= {"axis_offset": axis_offset, "half_acquisition": half_acquisition, "layout": layout, "seed": seed}
+    noise = {"num_photons": photons, "num_flats_after": flats_after, "beam_drift": drift}
+    simulate_scan(path, _simulate_settings(_given(options) | {"noise": _given(noise)}))
     typer.echo(f"wrote {path} and {truth_path(path)}")
 
 
@@ -171,13 +211,41 @@ def settings(
     typer.echo(json.dumps(content, indent=1))
 
 
+def _scan_options(
+    flats: Path | None, darks: Path | None, angles: str | None, angle_lines: str | None, normalised: bool
+) -> dict[str, object]:
+    return {
+        "scan.flats": flats,
+        "scan.darks": darks,
+        "scan.angles": angles,
+        "scan.angle_lines": angle_lines,
+        "scan.normalised": "attenuation" if normalised else None,
+    }
+
+
 def _settings(config: Path | None, sets: list[str] | None, options: dict[str, object]) -> ReductionSettings:
     from .settings import SettingsError, read_settings
 
     try:
-        return read_settings(config, sets or (), {name: value for name, value in options.items() if value is not None})
+        return read_settings(config, sets or (), _given(options))
     except SettingsError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _simulate_settings(options: dict[str, object]) -> SimulateSettings:
+    from pydantic import ValidationError
+
+    from .simulate import SimulateSettings
+
+    try:
+        return SimulateSettings.model_validate(options)
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise typer.BadParameter("; ".join(lines)) from None
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _reduce(scan: Path, output: Path, settings: ReductionSettings, overwrite: bool) -> None:

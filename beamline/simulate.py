@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from quietbeam.reconstruction.counts import NoiseSettings, simulate_counts
-from quietbeam.reconstruction.phantom import Foam, foam_phantom, project_foam, rasterise_foam
+from quietbeam.reconstruction.counts import Counts, NoiseSettings, simulate_counts
+from quietbeam.reconstruction.foam import Foam, foam_phantom
+from quietbeam.reconstruction.half_acquisition import wide_detector
+from quietbeam.reconstruction.phantom import project_foam, rasterise_foam
 
 from .atomic import atomic_path
+from .scan_writers import write_dxchange, write_nxtomo
 
 __all__ = ["SimulateSettings", "simulate_scan", "truth_path", "write_dxchange"]
 
 # Radius of the largest void, in radii of the cylinder.
 _MAX_VOID = 0.2
-# The cylinder's edge stays this far within the detector, as a fraction of the half that the axis leaves.
+# The cylinder's radius, as a fraction of the way from the axis to the edge of the detector.
 _MARGIN = 0.94
+_DETECTOR = NoiseSettings(num_photons=2000, ring_spread=0.01, dead_fraction=1e-4)
 
 
 class SimulateSettings(BaseModel):
@@ -35,16 +38,24 @@ class SimulateSettings(BaseModel):
         180.0, gt=0, description="degrees that the projections cover in equal steps, stop excluded"
     )
     axis_offset: float = Field(3.3, description="pixels from the middle of the detector to the rotation axis")
+    half_acquisition: bool = Field(
+        False, description="let the sample reach the edge that is further from the axis; takes a full turn"
+    )
     voids_per_radius: float = Field(300.0, ge=0, description="voids per height of one cylinder radius")
     min_void: float = Field(0.03, gt=0, lt=1, description="smallest void's radius, in radii of the cylinder")
     max_attenuation: float = Field(1.2, gt=0, description="line integral through the middle of the solid cylinder")
     pixel_size: float = Field(1e-6, gt=0, description="metres")
     name: str = Field("simulated foam", description="name of the sample")
+    layout: Literal["DXchange", "NXtomo"] = Field("DXchange", description="layout of the file")
     seed: int = Field(0, ge=0, description="the same seed gives the same scan")
     noise: NoiseSettings = Field(
-        default_factory=lambda: NoiseSettings(num_photons=2000, ring_spread=0.01, dead_fraction=1e-4),
-        description="the detector",
+        _DETECTOR, description="the detector; what is not given of a table is as in this default, not as in its class"
     )
+
+    @field_validator("noise", mode="before")
+    @classmethod
+    def _complete_noise(cls, value: object) -> object:
+        return _DETECTOR.model_dump() | value if isinstance(value, dict) else value
 
     @property
     def rotation_axis(self) -> float:
@@ -53,12 +64,21 @@ class SimulateSettings(BaseModel):
 
     @property
     def radius(self) -> float:
-        """Radius of the cylinder in pixels: it stays within the detector at every angle."""
-        return _MARGIN * min(self.rotation_axis + 0.5, self.num_columns - 0.5 - self.rotation_axis)
+        """Radius of the cylinder in pixels: it stays within the detector at every angle, or every other half turn."""
+        nearer, further = sorted((self.rotation_axis + 0.5, self.num_columns - 0.5 - self.rotation_axis))
+        return _MARGIN * (further if self.half_acquisition else nearer)
+
+    @property
+    def slice_size(self) -> int:
+        """Edge of the slices in pixels: the detector's columns, and those that a half-acquisition adds."""
+        added = wide_detector(self.num_columns, self.rotation_axis) if self.half_acquisition else ()
+        return self.num_columns + sum(added)
 
 
-def simulate_scan(path: Path, settings: SimulateSettings | None = None, *, overwrite: bool = False) -> Path:
-    """Write the scan of a foam as a DXchange file, and the volume it shows beside it.
+def simulate_scan(
+    path: Path, settings: SimulateSettings | None = None, *, overwrite: bool = False, num_threads: int = 1
+) -> Path:
+    """Write the scan of a foam as an instrument would, and the volume it shows beside it.
 
     Parameters
     ----------
@@ -69,6 +89,8 @@ def simulate_scan(path: Path, settings: SimulateSettings | None = None, *, overw
         What to simulate.
     overwrite : bool, optional
         Replace the scan and the truth of these names, if there are any.
+    num_threads : int, optional
+        Projections made at a time; the result does not depend on it.
 
     Returns
     -------
@@ -80,27 +102,17 @@ def simulate_scan(path: Path, settings: SimulateSettings | None = None, *, overw
     FileExistsError
         If scan or truth is there already and `overwrite` is not given; nothing is changed.
     ValueError
-        If the rotation axis lies outside of the detector.
+        If the rotation axis lies outside of the detector, or if a half-acquisition does not cover a full turn.
     """
     settings = settings or SimulateSettings()
     if not overwrite:
         _refuse_existing(path, truth_path(path))
-    if settings.radius <= 0:
-        raise ValueError(f"axis_offset={settings.axis_offset} puts the rotation axis outside of the detector")
-    attenuation = settings.max_attenuation / (2 * settings.radius * settings.pixel_size)
-    foam = _make_foam(settings)
-    theta = np.deg2rad(settings.angle_range) * np.arange(settings.num_angles) / settings.num_angles
-    rows, columns = settings.num_rows, settings.num_columns
-    scale = {"radius": settings.radius, "pixel_size": settings.pixel_size, "attenuation": attenuation}
-    truth = rasterise_foam(foam, rows, columns, supersampling=2, **scale)
-    projections = project_foam(
-        foam, theta, rows, columns, rotation_axis=settings.rotation_axis, supersampling=2, **scale
-    )
-    counts = simulate_counts(projections, settings.noise, seed=settings.seed)
+    _check_geometry(settings)
+    truth, counts, theta = _measure(settings, num_threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(truth_path(path)) as temporary, temporary.open("wb") as file:
         np.save(file, truth, allow_pickle=False)
-    return write_dxchange(path, *counts, theta, pixel_size=settings.pixel_size, name=settings.name)
+    return _write(path, counts, theta, settings)
 
 
 def truth_path(path: Path) -> Path:
@@ -114,6 +126,13 @@ def _refuse_existing(*paths: Path) -> None:
             raise FileExistsError(f"{path} is there already: choose another name, or remove it")
 
 
+def _check_geometry(settings: SimulateSettings) -> None:
+    if not 0 <= settings.rotation_axis <= settings.num_columns - 1:
+        raise ValueError(f"axis_offset={settings.axis_offset} puts the rotation axis outside of the detector")
+    if settings.half_acquisition and settings.angle_range < 360:
+        raise ValueError(f"half_acquisition needs angle_range of 360 degrees or more, got {settings.angle_range}")
+
+
 def _make_foam(settings: SimulateSettings) -> Foam:
     """Make the foam taller than the detector, so that the first and last slice cut through voids like all others."""
     height = settings.num_rows / settings.radius + 2 * _MAX_VOID
@@ -123,59 +142,43 @@ def _make_foam(settings: SimulateSettings) -> Foam:
     )
 
 
-def write_dxchange(
-    path: Path,
-    projections: NDArray[Any],
-    flats: NDArray[Any],
-    darks: NDArray[Any],
-    theta: NDArray[np.floating[Any]],
-    *,
-    pixel_size: float | None = None,
-    name: str | None = None,
-) -> Path:
-    """Write a scan in the DXchange layout; under its final name it is whole or not there.
+def _measure(settings: SimulateSettings, num_threads: int) -> tuple[NDArray[np.float32], Counts, NDArray[np.float64]]:
+    """Give the truth, the counts, and the angles."""
+    foam = _make_foam(settings)
+    theta = np.deg2rad(settings.angle_range) * np.arange(settings.num_angles) / settings.num_angles
+    attenuation = settings.max_attenuation / (2 * settings.radius * settings.pixel_size)
+    truth = rasterise_foam(
+        foam,
+        settings.num_rows,
+        settings.slice_size,
+        radius=settings.radius,
+        pixel_size=settings.pixel_size,
+        attenuation=attenuation,
+        num_threads=num_threads,
+    )
+    projections = project_foam(
+        foam,
+        theta,
+        settings.num_rows,
+        settings.num_columns,
+        rotation_axis=settings.rotation_axis,
+        radius=settings.radius,
+        pixel_size=settings.pixel_size,
+        attenuation=attenuation,
+        num_threads=num_threads,
+    )
+    return truth, simulate_counts(projections, settings.noise, seed=settings.seed), theta
 
-    Parameters
-    ----------
-    path : Path
-        The file to write; one of this name is replaced.
-    projections : any number type, shape (angle, row, column)
-        Counts.
-    flats, darks : any number type, shape (frame, row, column)
-        Open beam, and no beam.
-    theta : float, shape (angle,)
-        Radians; written in degrees, as the layout has it.
-    pixel_size : float, optional
-        Metres.
-    name : str, optional
-        Name of the sample.
 
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit together.
-    """
-    shape = projections.shape
-    if len(shape) != 3 or len(theta) != shape[0] or flats.shape[1:] != shape[1:] or darks.shape[1:] != shape[1:]:
-        raise ValueError(
-            "write_dxchange expects (angle, row, column) projections, flats and darks of the same rows and "
-            f"columns, and one angle each, got {shape}, {flats.shape}, {darks.shape}, {len(theta)} angles"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file["implements"] = "exchange:measurement"
-        for key, frames in {"data": projections, "data_white": flats, "data_dark": darks}.items():
-            file.create_dataset(f"exchange/{key}", data=frames).attrs["units"] = "counts"
-        file["exchange/theta"] = np.rad2deg(theta)
-        file["exchange/theta"].attrs["units"] = "degrees"
-        if name is not None:
-            file["measurement/sample/name"] = name
-        if pixel_size is not None:
-            file["measurement/instrument/detector/x_actual_pixel_size"] = pixel_size
-            file["measurement/instrument/detector/x_actual_pixel_size"].attrs["units"] = "m"
-    return path
+def _write(path: Path, counts: Counts, theta: NDArray[np.float64], settings: SimulateSettings) -> Path:
+    write = write_nxtomo if settings.layout == "NXtomo" else write_dxchange
+    return write(
+        path,
+        counts.projections,
+        counts.flats,
+        counts.darks,
+        theta,
+        flat_positions=counts.flat_positions,
+        pixel_size=settings.pixel_size,
+        name=settings.name,
+    )

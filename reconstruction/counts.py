@@ -1,4 +1,4 @@
-"""Counts as a detector gives them for known line integrals: photon noise, uneven gain, dead pixels, zingers."""
+"""Counts as a detector gives them for known line integrals: photon noise, uneven gain, drift, dead pixels, zingers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ class NoiseSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_photons: float = Field(1000.0, gt=0, description="mean photons per pixel and frame in the open beam")
-    num_flats: int = Field(20, ge=1, description="frames of the open beam")
+    num_flats: int = Field(20, ge=1, description="frames of the open beam before the projections")
+    num_flats_after: int = Field(0, ge=0, description="frames of the open beam after the projections")
     num_darks: int = Field(10, ge=1, description="frames without beam")
     gain: float = Field(1.0, gt=0, description="counts per photon")
     gain_spread: float = Field(0.05, ge=0, description="standard deviation of the pixels' gain, relative to the gain")
     ring_spread: float = Field(0.0, ge=0, description="change of the pixels' gain after the flats, relative: rings")
     beam_falloff: float = Field(0.2, ge=0, lt=1, description="loss of intensity at the first and last row, relative")
+    beam_drift: float = Field(
+        0.0, gt=-1, description="change of the beam from before to after the projections, relative, at a constant rate"
+    )
+    beam_step: float = Field(0.0, gt=-1, description="change of the beam that comes at once, relative")
+    beam_step_at: float = Field(0.5, gt=0, le=1, description="when it comes, as a share of the projections")
     dark_offset: float = Field(100.0, ge=0, description="counts without beam")
     read_noise: float = Field(2.0, ge=0, description="standard deviation of the counts without beam")
     dead_fraction: float = Field(0.0, ge=0, le=1, description="fraction of the pixels that give 0 in every frame")
@@ -33,23 +39,26 @@ class NoiseSettings(BaseModel):
 
 
 class Counts(NamedTuple):
-    """What the detector wrote, each uint16.
+    """What the detector wrote.
 
     Attributes
     ----------
     projections : uint16, shape (angle, row, column)
         With the sample.
     flats, darks : uint16, shape (frame, row, column)
-        Open beam, and no beam.
+        Open beam, and no beam. Flats after the projections follow those before them.
+    flat_positions : float64, shape (frame,)
+        Number of projections taken before each flat. On this scale, which is that of time, projection i is at i.
     """
 
     projections: NDArray[np.uint16]
     flats: NDArray[np.uint16]
     darks: NDArray[np.uint16]
+    flat_positions: NDArray[np.float64]
 
 
 def simulate_counts(projections: NDArray[np.float32], settings: NoiseSettings | None = None, *, seed: int) -> Counts:
-    """Count photons behind the sample: Poisson noise, uneven gain, dark offset, dead pixels and zingers.
+    """Count photons behind the sample: Poisson noise, uneven gain, drift, dark offset, dead pixels and zingers.
 
     A frame is ``clip(round(offset + read noise + gain * Poisson(photons * beam * exp(-projection)) + zingers))``.
 
@@ -71,15 +80,23 @@ def simulate_counts(projections: NDArray[np.float32], settings: NoiseSettings | 
     rng = np.random.default_rng(seed)
     shape = projections.shape[1:]
     detector = _draw_detector(rng, shape, settings)
-    dark = np.zeros(shape)
     moved = detector._replace(gain=detector.gain * (1 + settings.ring_spread * rng.standard_normal(shape)))
-    photons = settings.num_photons * detector.beam
-    darks = [_expose(rng, detector, dark, settings) for _ in range(settings.num_darks)]
+    positions = np.arange(len(projections) + 1.0)
+    photons, levels = settings.num_photons * detector.beam, _beam_levels(positions, settings)
+    darks = [_expose(rng, detector, np.zeros(shape), settings) for _ in range(settings.num_darks)]
     flats = [_expose(rng, detector, photons, settings) for _ in range(settings.num_flats)]
     counts = np.empty(projections.shape, np.uint16)
-    for frame, line_integrals in zip(counts, projections, strict=True):
-        frame[:] = _expose(rng, moved, photons * np.exp(-line_integrals), settings, settings.zinger_fraction)
-    return Counts(counts, np.stack(flats), np.stack(darks))
+    for frame, level, line_integrals in zip(counts, levels[:-1], projections, strict=True):
+        frame[:] = _expose(rng, moved, level * photons * np.exp(-line_integrals), settings, settings.zinger_fraction)
+    flats += [_expose(rng, moved, levels[-1] * photons, settings) for _ in range(settings.num_flats_after)]
+    flat_positions = np.repeat(positions[[0, -1]], [settings.num_flats, settings.num_flats_after])
+    return Counts(counts, np.stack(flats), np.stack(darks), flat_positions)
+
+
+def _beam_levels(positions: NDArray[np.float64], settings: NoiseSettings) -> NDArray[np.float64]:
+    """Beam at each position, relative to that at the first."""
+    time = positions / max(positions[-1], 1)
+    return np.asarray((1 + settings.beam_drift * time) * (1 + settings.beam_step * (time >= settings.beam_step_at)))
 
 
 class _Detector(NamedTuple):

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from quietbeam.beamline.console import app
 from quietbeam.beamline.scan import open_scan
-from quietbeam.beamline.simulate import SimulateSettings, simulate_scan, truth_path, write_dxchange
+from quietbeam.beamline.simulate import SimulateSettings, simulate_scan, truth_path
+from quietbeam.reconstruction.angles import angular_weights
 from quietbeam.reconstruction.counts import NoiseSettings
+from quietbeam.reconstruction.gridrec import GridrecPlan
+from quietbeam.reconstruction.half_acquisition import extend
+from quietbeam.reconstruction.quality import psnr
 
 SMALL = SimulateSettings(num_rows=6, num_columns=48, num_angles=24)
 
@@ -68,33 +75,6 @@ def test_axis_outside_of_the_detector_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shapes_are_checked(tmp_path):
-    frames = np.ones((3, 4, 5), np.uint16)
-    with pytest.raises(ValueError, match="one angle each"):
-        write_dxchange(tmp_path / "scan.h5", frames, frames, frames, np.zeros(2))
-    with pytest.raises(ValueError, match="same rows"):
-        write_dxchange(tmp_path / "scan.h5", frames, frames[:, 1:], frames, np.zeros(3))
-
-
-def test_failed_write_leaves_the_old_file(tmp_path):
-    path = simulate_scan(tmp_path / "scan.h5", SMALL)
-    before = path.read_bytes()
-    strings = np.full((3, 4, 5), "a")
-    with pytest.raises(TypeError):
-        write_dxchange(path, strings, strings, strings, np.arange(3.0))
-    assert path.read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["scan.h5", "scan_truth.npy"]
-
-
-def test_rewriting_replaces(tmp_path):
-    path = simulate_scan(tmp_path / "scan.h5", SMALL)
-    frames = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
-    write_dxchange(path, frames, frames + 100, frames, np.array([0.0, 1.0, 2.0]), name="second")
-    scan = open_scan(path)
-    assert (scan.name, scan.pixel_size) == ("second", None)
-    np.testing.assert_array_equal(scan.projections(slice(None)), frames)
-
-
 @pytest.mark.parametrize("name", ["scan.h5", "scan_truth.npy"])
 def test_nothing_is_replaced_unasked(tmp_path, name):
     (tmp_path / name).write_bytes(b"raw data")
@@ -110,3 +90,106 @@ def test_overwriting_when_asked(tmp_path):
     simulate_scan(path, SMALL.model_copy(update={"seed": 1}), overwrite=True)
     assert path.read_bytes() != first[0]
     assert truth_path(path).read_bytes() != first[1]
+
+
+def test_nxtomo_holds_the_same_scan(tmp_path):
+    settings = SMALL.model_copy(update={"noise": NoiseSettings(num_flats_after=2, beam_drift=-0.5)})
+    first = open_scan(simulate_scan(tmp_path / "dx" / "scan.h5", settings))
+    path = simulate_scan(tmp_path / "nx" / "scan.h5", settings.model_copy(update={"layout": "NXtomo"}))
+    second = open_scan(path)
+    assert (second.layout, second.name, second.pixel_size) == ("NXtomo", "simulated foam", 1e-6)
+    for frames in ("projections", "flats", "darks"):
+        np.testing.assert_array_equal(getattr(first, frames)(slice(None)), getattr(second, frames)(slice(None)))
+    np.testing.assert_allclose(first.theta, second.theta, atol=1e-12)
+    np.testing.assert_array_equal(np.load(truth_path(path)), np.load(tmp_path / "dx" / "scan_truth.npy"))
+    before, after = np.split(second.flats(slice(None)).mean((1, 2)) - 100, [20])
+    np.testing.assert_allclose(after / before.mean(), 0.5, rtol=0.02)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["entry/data/image_key"], np.repeat([2, 1, 0, 1], [10, 20, 24, 2]))
+
+
+class TestHalfAcquisition:
+    settings = SimulateSettings(
+        num_rows=1,
+        num_columns=64,
+        num_angles=300,
+        angle_range=360,
+        axis_offset=22.3,
+        half_acquisition=True,
+        min_void=0.1,
+        voids_per_radius=40,
+        noise=NoiseSettings(num_photons=20_000, num_flats=100),
+    )
+
+    def test_sample_reaches_the_far_edge_and_the_slice_holds_it(self):
+        assert 0.9 * 54.3 < self.settings.radius < 54.3
+        assert self.settings.slice_size == 64 + 45
+        assert SMALL.model_copy(update={"axis_offset": 10.0}).radius < 14
+        assert SMALL.slice_size == 48
+
+    @pytest.mark.parametrize("axis_offset", [22.3, -22.3])
+    def test_weighted_projections_reconstruct_to_the_truth(self, tmp_path, axis_offset):
+        settings = self.settings.model_copy(update={"axis_offset": axis_offset})
+        path = simulate_scan(tmp_path / "scan.h5", settings)
+        scan, truth = open_scan(path), np.load(truth_path(path))
+        dark, flat = scan.darks(slice(None)).mean(0), scan.flats(slice(None)).mean(0)
+        line_integrals = -np.log((scan.projections(slice(None)) - dark) / (flat - dark)).astype(np.float32)
+        wide, axis = extend(np.ascontiguousarray(line_integrals.swapaxes(0, 1)), settings.rotation_axis)
+        plan = GridrecPlan(scan.theta, wide.shape[-1], axis, weights=angular_weights(scan.theta, turn=2 * np.pi))
+        slices = plan.reconstruct(wide) / settings.pixel_size
+        assert slices.shape == truth.shape
+        # Noise and edges; a slice that is mirrored, or twice or half as bright, has less than 9 dB.
+        assert psnr(truth, slices) > 20
+
+    def test_half_a_turn_is_an_error(self, tmp_path):
+        with pytest.raises(ValueError, match=r"half_acquisition needs angle_range of 360 degrees or more, got 180"):
+            simulate_scan(tmp_path / "scan.h5", self.settings.model_copy(update={"angle_range": 180.0}))
+
+
+def test_number_of_threads_changes_nothing(tmp_path):
+    first, second = (simulate_scan(tmp_path / str(n) / "scan.h5", SMALL, num_threads=n) for n in (1, 3))
+    assert first.read_bytes() == second.read_bytes()
+    assert truth_path(first).read_bytes() == truth_path(second).read_bytes()
+
+
+def test_table_of_noise_changes_only_what_it_names():
+    settings = SimulateSettings.model_validate({"noise": {"num_flats_after": 4}})
+    assert settings.noise == SimulateSettings().noise.model_copy(update={"num_flats_after": 4})
+
+
+class TestCommand:
+    def run(self, *arguments):
+        return CliRunner().invoke(app, ["simulate", *map(str, arguments)])
+
+    def test_options_reach_the_file(self, tmp_path):
+        size = ("--rows", 4, "--columns", 64, "--angles", 30, "--axis-offset", 20, "--photons", 500)
+        more = ("--layout", "NXtomo", "--half-acquisition", "--flats-after", 3, "--drift", -0.2, "--seed", 5)
+        done = self.run(tmp_path / "scan.nx", *size, *more)
+        assert done.exit_code == 0, done.output
+        noise = SimulateSettings().noise.model_copy(
+            update={"num_photons": 500, "num_flats_after": 3, "beam_drift": -0.2}
+        )
+        settings = SimulateSettings(
+            num_rows=4,
+            num_columns=64,
+            num_angles=30,
+            angle_range=360,
+            axis_offset=20,
+            half_acquisition=True,
+            layout="NXtomo",
+            seed=5,
+            noise=noise,
+        )
+        expected = simulate_scan(tmp_path / "expected.nx", settings)
+        assert (tmp_path / "scan.nx").read_bytes() == expected.read_bytes()
+
+    def test_plain_command_writes_the_default_scan(self, tmp_path):
+        assert self.run(tmp_path / "scan.h5", "--rows", 4).exit_code == 0
+        expected = simulate_scan(tmp_path / "expected.h5", SimulateSettings(num_rows=4))
+        assert (tmp_path / "scan.h5").read_bytes() == expected.read_bytes()
+
+    def test_wrong_options_are_named(self, tmp_path):
+        done = self.run(tmp_path / "scan.h5", "--layout", "TIFF")
+        assert done.exit_code == 2
+        assert "layout: Input should be 'DXchange' or 'NXtomo'" in done.output
+        assert list(tmp_path.iterdir()) == []
