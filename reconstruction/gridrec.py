@@ -17,7 +17,6 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 import numpy as np
@@ -28,6 +27,7 @@ from .angles import angular_weights
 from .filters import FilterName, padded_length, ramp_filter
 from .polar_grid import BATCH, PolarLines, empty_grid, fold_border, read_lines, spread, write_pixels
 from .spreading_kernel import grid_size, kernel_transform, tap_polynomials
+from .threads import for_each
 
 __all__ = ["GridrecPlan", "gridrec", "polar_lines"]
 
@@ -98,7 +98,12 @@ class GridrecPlan:
         return self._reconstruct(sinograms, [(everything, weights)], num_threads)[:, 0]
 
     def reconstruct_sections(
-        self, sinograms: NDArray[np.float32], sections: Sequence[NDArray[np.intp]], *, num_threads: int = 1
+        self,
+        sinograms: NDArray[np.float32],
+        sections: Sequence[NDArray[np.intp]],
+        *,
+        weights: Sequence[NDArray[np.float64]] | None = None,
+        num_threads: int = 1,
     ) -> NDArray[np.float32]:
         """Reconstruct slices from each of several sections; each projection is filtered and spread once.
 
@@ -107,7 +112,9 @@ class GridrecPlan:
         sinograms : float32, shape (row, angle, column)
             Line integrals of all projections.
         sections : sequence of intp arrays
-            Projections of each section. Weights of the plan are scaled so that each section keeps their sum.
+            Projections of each section.
+        weights : sequence of float64 arrays, optional
+            Weights of the projections of each section; by default of `angular_weights`.
         num_threads : int
             As in `reconstruct`.
 
@@ -116,12 +123,8 @@ class GridrecPlan:
         float32, shape (row, section, column, column)
             Slices as `reconstruct` gives them for the projections of each section alone.
         """
-        return self._reconstruct(sinograms, [(part, self._section_weights(part)) for part in sections], num_threads)
-
-    def _section_weights(self, section: NDArray[np.intp]) -> NDArray[np.float64]:
-        if self.weights is None:
-            return angular_weights(self.theta[section])
-        return np.asarray(self.weights[section] * (self.weights.sum() / self.weights[section].sum()))
+        weights = weights or [angular_weights(self.theta[section]) for section in sections]
+        return self._reconstruct(sinograms, list(zip(sections, weights, strict=True)), num_threads)
 
     def _reconstruct(
         self,
@@ -134,13 +137,13 @@ class GridrecPlan:
         if sinograms.ndim != 3 or sinograms.shape[1:] != expected:
             raise ValueError(f"sinograms must have shape (row, {expected[0]}, {expected[1]}), got {sinograms.shape}")
         slices = np.empty((num_rows, len(parts), num_columns, num_columns), np.float32)
-        tasks = [
-            (sinograms[first : first + BATCH], part, slices[first : first + BATCH, index])
-            for first in range(0, num_rows, BATCH)
-            for index, part in enumerate(parts)
-        ]
-        with ThreadPoolExecutor(num_threads) as pool:
-            list(pool.map(lambda task: self._reconstruct_batch(*task), tasks))
+
+        def reconstruct_batch(task: int) -> None:
+            batch, part = divmod(task, len(parts))
+            rows = slice(batch * BATCH, (batch + 1) * BATCH)
+            self._reconstruct_batch(sinograms[rows], parts[part], slices[rows, part])
+
+        for_each(reconstruct_batch, -(-num_rows // BATCH) * len(parts), num_threads)
         return slices
 
     def _reconstruct_batch(

@@ -19,9 +19,9 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from .spreading_kernel import WIDTH
+from .spreading_kernel import WIDTH, grid_size
 
-__all__ = ["BATCH", "PolarLines", "empty_grid", "fold_border", "read_lines", "spread", "write_pixels"]
+__all__ = ["BATCH", "PolarLines", "empty_grid", "fold_border", "grid_bytes", "read_lines", "spread", "write_pixels"]
 
 BATCH = 8
 """Slices of a batch: as complex float32, one line of the cache and one vector of 512 bits."""
@@ -54,6 +54,12 @@ class PolarLines(NamedTuple):
     def part(self, angles: slice | NDArray[np.intp]) -> PolarLines:
         """Select the lines of some projections."""
         return PolarLines(*(values[angles] for values in self))
+
+
+def grid_bytes(num_columns: int) -> int:
+    """Memory of the half plane of a batch of slices of `num_columns` pixels a side; each thread has one."""
+    size = grid_size(num_columns)
+    return 4 * (size // 2 + 3) * (size + 3) * _LANES
 
 
 def empty_grid(size: int) -> NDArray[np.float32]:

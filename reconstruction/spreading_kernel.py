@@ -27,8 +27,8 @@ OVERSAMPLING = 1.25
 DEGREE = 8
 """Degree of the polynomials that stand for the kernel; they err by 1e-4 at its ends, where it falls like a root."""
 
-# beta = gamma pi w (1 - 1 / (2 sigma)) for an oversampling sigma. [1]_ takes gamma = 0.97, which is best near the middle of
-# the slice; 0.91 gives the least error over the whole of its circle.
+# beta = gamma pi w (1 - 1 / (2 sigma)) for an oversampling sigma. [1]_ takes gamma = 0.97, best near the middle of the
+# slice; 0.91 gives the least error over the whole of its circle.
 _BETA = 0.91 * math.pi * WIDTH * (1 - 0.5 / OVERSAMPLING)
 _NUM_NODES = 100  # of the quadrature
 
