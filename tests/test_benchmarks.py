@@ -82,3 +82,13 @@ def test_training(tmp_path):
     assert late["gridrec, best Gaussian blur"] > late["gridrec"]
     steps = by_method(values, "steps")
     assert steps["quietbeam (batch size 1)"] > steps["quietbeam (batch size 4)"]
+
+
+def test_tv(tmp_path):
+    values = run("tv", tmp_path)
+    for case in ("64 projections", "8 projections"):
+        quality = by_method(values, "PSNR", case)
+        swept = [value for method, value in quality.items() if method.startswith("quietbeam (TV, weight")]
+        assert max(swept) > quality["quietbeam (gridrec)"] + 1
+        assert len(set(swept)) == len(swept)
+    assert all(0 < gap < 100 for gap in by_method(values, "gap").values())
