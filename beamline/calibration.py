@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quietbeam.reconstruction.bad_frames import Verdict, describe_bad_frames, judge_darks, judge_flats
 from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import ScanError
+from quietbeam.reconstruction.normalize import flat_groups, unlit_rows
+from quietbeam.reconstruction.outliers import mask_unmeasured
 
 from .hdf5_contents import Hdf5Contents
-from .recording import FrameStack, Recording, ScanSettings
+from .recording import ChosenFrames, FrameStack, Recording, ScanSettings
 from .tiff_series import find_tiff_frames, is_tiff
 
-__all__ = ["check_calibration", "given_frames"]
+__all__ = ["brightest_row", "check_calibration", "given_frames"]
 
 # Largest counts of detectors of 8, 10, 12, 14 and 16 bits; some files store them as floating point.
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
@@ -63,17 +68,29 @@ def _only_frames(contents: Hdf5Contents, kind: str) -> str:
     return names[0]
 
 
-def check_calibration(
-    path: Path, recording: Recording, settings: ScanSettings
-) -> tuple[tuple[Decision, ...], tuple[Caveat, ...]]:
-    """Check that flats and darks are there, fit the projections, and differ.
+def check_calibration(path: Path, recording: Recording, settings: ScanSettings) -> Recording:
+    """Check that flats and darks are there, fit the projections, and differ; leave out those that cannot be used.
 
-    The first, middle and last row of each are read.
+    The first, middle and last row of each are read; if none of them is lit, the brightest row instead.
+
+    Parameters
+    ----------
+    path : Path
+        The scan, for messages.
+    recording : Recording
+        With the flats and darks to use.
+    settings : ScanSettings
+        What the user told about them.
+
+    Returns
+    -------
+    Recording
+        Without the bad frames, with decisions and caveats added.
 
     Raises
     ------
     ScanError
-        If one is missing or has another shape, or if the flats are not brighter than the darks.
+        If one is missing or has another shape, if none can be used, or if the flats are not brighter than the darks.
     """
     flats, darks, caveats = recording.flats, recording.darks, []
     missing = [name for name, stack in (("flats", flats), ("darks", darks)) if stack is None]
@@ -82,19 +99,43 @@ def check_calibration(
         caveats.append(Caveat("no-darks", f"{path} has no darks; they are taken to be zero, as told"))
     if missing or flats is None:
         raise ScanError(_missing(path, missing, recording.hint))
-    _check_shape(path, recording.projections, flats, "flats")
-    light = _probe(flats)
-    dark = np.zeros_like(light[:1])
-    if darks is not None:
-        _check_shape(path, recording.projections, darks, "darks")
-        dark = _probe(darks)
-    if np.median(light) <= np.median(dark):
-        raise ScanError(
-            f"{path}: the flats (median {np.median(light):g}) are no brighter than the darks ({np.median(dark):g}); "
-            "were they swapped, or the shutter closed? Give the right ones with --flats and --darks"
-        )
-    caveats += _check_flats(light, flats)
-    return _decide(recording, settings), tuple(caveats)
+    for kind, stack in (("flats", flats), ("darks", darks)):
+        if stack is not None:
+            _check_shape(path, recording.projections, stack, kind)
+    probe = _probe(path, flats, darks)
+    recording, bad = _leave_out_bad(path, recording, probe)
+    caveats += [*bad, *_check_flats(probe.light[~probe.flats.bad], flats)]
+    return replace(
+        recording,
+        decisions=(*recording.decisions, *_decide(recording, settings)),
+        caveats=(*recording.caveats, *caveats),
+    )
+
+
+def _leave_out_bad(path: Path, recording: Recording, probe: _Probe) -> tuple[Recording, list[Caveat]]:
+    caveats: list[Caveat] = []
+    judged = {
+        "flats": (probe.flats, describe_bad_frames("flats", probe.flats)),
+        "darks": (probe.darks, describe_bad_frames("darks", probe.darks)),
+    }
+    for kind, (verdict, told) in judged.items():
+        if verdict.bad.all():
+            raise ScanError(f"{path}: {told[0].message}, so that none is left; give others with --{kind}")
+        caveats += told
+    good, positions = np.flatnonzero(~probe.flats.bad), recording.flat_positions
+    return (
+        replace(
+            recording,
+            flats=_choose(recording.flats, good),
+            darks=_choose(recording.darks, np.flatnonzero(~probe.darks.bad)),
+            flat_positions=None if positions is None else positions[good],
+        ),
+        caveats,
+    )
+
+
+def _choose(stack: FrameStack | None, good: NDArray[np.intp]) -> FrameStack | None:
+    return stack if stack is None or len(good) == stack.shape[0] else ChosenFrames(stack, good)
 
 
 def _missing(path: Path, missing: list[str], hint: str) -> str:
@@ -113,11 +154,66 @@ def _check_shape(path: Path, projections: FrameStack, frames: FrameStack, kind: 
         )
 
 
-def _probe(frames: FrameStack) -> NDArray[np.float32]:
-    """Read the first, middle and last row of all frames."""
-    num_frames, num_rows, _ = frames.shape
-    rows = sorted({0, num_rows // 2, num_rows - 1})
-    return np.concatenate([frames.read(np.arange(num_frames), slice(row, row + 1)) for row in rows], axis=1)
+class _Probe(NamedTuple):
+    """Some rows of flats and darks, what they show, and whether the beam reached them."""
+
+    light: NDArray[np.float32]
+    dark: NDArray[np.float32]
+    flats: Verdict
+    darks: Verdict
+    lit: bool
+
+
+def _probe(path: Path, flats: FrameStack, darks: FrameStack | None) -> _Probe:
+    """Judge by the first, middle and last row, or by the brightest one where slits let no light to these."""
+    num_rows = flats.shape[1]
+    probe = _judge(flats, darks, sorted({0, num_rows // 2, num_rows - 1}))
+    if not probe.lit:
+        probe = _judge(flats, darks, [brightest_row(flats, darks)])
+    finite = [frames[np.isfinite(frames)] for frames in (probe.light, probe.dark)]
+    if not probe.lit and all(counts.size for counts in finite):
+        light, dark = (float(np.median(counts)) for counts in finite)
+        raise ScanError(
+            f"{path}: the flats (median {light:g}) are no brighter than the darks ({dark:g}); were they swapped, or "
+            "the shutter closed? Give the right ones with --flats and --darks"
+        )
+    return probe
+
+
+def _judge(flats: FrameStack, darks: FrameStack | None, rows: list[int]) -> _Probe:
+    light = _read_rows(flats, rows)
+    dark = np.zeros_like(light[:1]) if darks is None else _read_rows(darks, rows)
+    verdicts = judge_flats(light, dark), judge_darks(light, dark)
+    good_light, good_dark = light[~verdicts[0].bad], dark[~verdicts[1].bad]
+    lit = len(good_light) > 0 and len(good_dark) > 0 and not unlit_rows(good_light, good_dark).all()
+    return _Probe(light, dark, *verdicts, lit)
+
+
+def brightest_row(flats: FrameStack, darks: FrameStack | None) -> int:
+    """Find the row that sees the most of the beam, in the median over its columns.
+
+    Parameters
+    ----------
+    flats, darks : FrameStack
+        The first, middle and last flat and the first dark are read.
+
+    Returns
+    -------
+    int
+        Its number.
+    """
+    num_flats = flats.shape[0]
+    frames = np.unique([0, num_flats // 2, num_flats - 1])
+    light = np.nan_to_num(mask_unmeasured(flats.read(frames, slice(None)))).max(axis=0)
+    if darks is not None:
+        light -= np.nan_to_num(mask_unmeasured(darks.read(np.array([0]), slice(None))[0]))
+    return int(np.median(light, axis=1).argmax())
+
+
+def _read_rows(frames: FrameStack, rows: list[int]) -> NDArray[np.float32]:
+    """Read some rows of all frames: float32, shape (frame, row, column)."""
+    numbers = np.arange(frames.shape[0])
+    return mask_unmeasured(np.concatenate([frames.read(numbers, slice(row, row + 1)) for row in rows], axis=1))
 
 
 def _check_flats(light: NDArray[np.float32], flats: FrameStack) -> list[Caveat]:
@@ -130,10 +226,10 @@ def _check_flats(light: NDArray[np.float32], flats: FrameStack) -> list[Caveat]:
     if light.min() == light.max():
         message = f"every flat pixel looked at is {light.max():g}: is this a measurement, or a stand-in for one?"
         return [Caveat("constant-flats", message)]
-    medians = np.median(light, axis=(1, 2))
+    medians = np.nanmedian(light, axis=(1, 2))
     if medians.max() > _UNEVEN * medians.min():
         message = (
-            f"the flats' medians go from {medians.min():g} to {medians.max():g}: was the beam off for some of them?"
+            f"the flats' medians go from {medians.min():g} to {medians.max():g}: did the beam change between them?"
         )
         return [Caveat("uneven-flats", message)]
     return []
@@ -142,11 +238,19 @@ def _check_flats(light: NDArray[np.float32], flats: FrameStack) -> list[Caveat]:
 def _decide(recording: Recording, settings: ScanSettings) -> tuple[Decision, ...]:
     given = {"flats": settings.flats, "darks": settings.darks}
     stacks = {"flats": recording.flats, "darks": recording.darks}
+    times = {"flats": _times(recording)}
     return tuple(
         Decision(
             kind,
-            f"{stack.shape[0]} frames" if stack else "zero",
+            f"{stack.shape[0]} frames{times.get(kind, '')}" if stack else "zero",
             f"--{kind} {given[kind]}" if given[kind] else "of the scan itself",
         )
         for kind, stack in stacks.items()
     )
+
+
+def _times(recording: Recording) -> str:
+    if recording.flat_positions is None or recording.positions is None:
+        return ""
+    number = len(flat_groups(recording.flat_positions, recording.positions))
+    return f" taken at {number} times" if number > 1 else ""

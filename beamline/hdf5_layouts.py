@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quietbeam.reconstruction.errors import ScanError
 
@@ -27,6 +28,7 @@ _DX_PIXEL = (
     "/measurement/instrument/detector/x_actual_pixel_size",
     "/measurement/instrument/detector/actual_pixel_size_x",
 )
+_DX_FLATS = "/process/acquisition/flat_fields"
 _DX_DISTANCE = (
     "/measurement/instrument/detector/distance",
     "/measurement/instrument/detector_motor_stack/setup/camera_distance",
@@ -41,17 +43,41 @@ def _is_dxchange(path: Path, settings: ScanSettings) -> bool:
 def read_dxchange(path: Path, settings: ScanSettings) -> Recording:
     """Read ``exchange/data``, ``data_white``, ``data_dark`` and ``theta`` [1]_."""
     file = Hdf5Contents.of(path, settings)
+    projections, flats = file.frames("/exchange/data"), file.optional_frames("/exchange/data_white")
+    positions, flat_positions = _dx_positions(file, projections.shape[0], flats.shape[0] if flats else 0)
     return Recording(
         layout="DXchange",
-        projections=file.frames("/exchange/data"),
-        flats=file.optional_frames("/exchange/data_white"),
+        projections=projections,
+        flats=flats,
         darks=file.optional_frames("/exchange/data_dark"),
         angles=file.angles("/exchange/theta"),
         name=file.text("/measurement/sample/name"),
         pixel_size=file.quantity(_DX_PIXEL, "m"),
         energy=file.quantity(("/measurement/instrument/monochromator/energy",), "keV"),
         distance=file.quantity(_DX_DISTANCE, "m"),
+        positions=positions,
+        flat_positions=flat_positions,
     )
+
+
+def _dx_positions(
+    file: Hdf5Contents, num_projections: int, num_flats: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+    """Place the flats where the file says that one half was taken before and the other after the projections."""
+    mode, each = file.text(f"{_DX_FLATS}/flat_field_mode") or "", _dx_flats_each(file)
+    if mode.lower() != "both" or each < 1 or 2 * each != num_flats:
+        return None, None
+    flat_positions = np.concatenate([np.arange(-each, 0), num_projections + np.arange(each)])
+    return np.arange(num_projections, dtype=np.float64), flat_positions.astype(np.float64)
+
+
+def _dx_flats_each(file: Hdf5Contents) -> int:
+    """Count the flats taken each time; 0 if it is not told."""
+    try:
+        numbers = file.numbers(f"{_DX_FLATS}/num_flat_fields")
+    except ScanError:
+        return 0
+    return int(numbers[0]) if numbers.size == 1 and np.isfinite(numbers[0]) else 0
 
 
 def _als_group(file: Hdf5Contents) -> str | None:

@@ -73,6 +73,8 @@ def read_nxtomo(path: Path, settings: ScanSettings) -> Recording:
         pixel_size=file.quantity((f"{entry}/sample/x_pixel_size", f"{detector}/x_pixel_size"), "m"),
         energy=file.quantity(_nxtomo_energy(entry), "keV"),
         distance=file.quantity((f"{detector}/distance",), "m"),
+        positions=projections.astype(np.float64),
+        flat_positions=flats.astype(np.float64),
         decisions=(Decision("frames", counts, f"{detector}/image_key"),),
         caveats=_several_entries(list(entries), entry, settings),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quietbeam.reconstruction.caveats import Caveat, Decision
 
-__all__ = ["READERS", "Angles", "FrameStack", "Reader", "Recording", "ScanSettings", "reads"]
+__all__ = ["READERS", "Angles", "ChosenFrames", "FrameStack", "Reader", "Recording", "ScanSettings", "reads"]
 
 
 class ScanSettings(BaseModel):
@@ -75,6 +75,41 @@ class FrameStack(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class ChosenFrames:
+    """Some frames of a stack; the others stay on disk and are not read.
+
+    Attributes
+    ----------
+    stack : FrameStack
+        Where the frames come from.
+    chosen : int, shape (frame,)
+        Their numbers in it.
+    """
+
+    stack: FrameStack
+    chosen: NDArray[np.intp] = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frame, row, column."""
+        return (len(self.chosen), *self.stack.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+        return self.stack.dtype
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Files that hold the pixels."""
+        return self.stack.sources
+
+    def read(self, frames: NDArray[np.intp], rows: slice) -> NDArray[np.float32]:
+        """Read some rows of some frames: float32, shape (frame, row, column)."""
+        return self.stack.read(self.chosen[frames], rows)
+
+
 class Angles(NamedTuple):
     """Angles as stored, one per projection.
 
@@ -98,7 +133,11 @@ class Angles(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Recording:
-    """The parts of an acquisition as one reader found them; None is 'the file does not have it'."""
+    """The parts of an acquisition as one reader found them; None is 'the file does not have it'.
+
+    `positions` and `flat_positions` tell when each projection and each flat was taken, in frames of the acquisition:
+    float64, shapes (angle,) and (frame,); a reader gives both or neither.
+    """
 
     layout: str
     projections: FrameStack
@@ -109,6 +148,8 @@ class Recording:
     pixel_size: float | None = None
     energy: float | None = None
     distance: float | None = None
+    positions: NDArray[np.float64] | None = None
+    flat_positions: NDArray[np.float64] | None = None
     hint: str = ""
     decisions: tuple[Decision, ...] = ()
     caveats: tuple[Caveat, ...] = ()

@@ -55,6 +55,8 @@ class Scan:
         Radians, ascending.
     order : int, shape (angle,)
         Position in the order of acquisition of each projection; 0, 1, 2, ... if they were stored in ascending order.
+    positions, flat_positions : float64, shapes (angle,), (frame,), or None
+        When each projection and each flat was taken, in frames of the acquisition; None where the layout does not tell.
     pixel_size, distance : float or None
         Metres.
     energy : float or None
@@ -80,6 +82,8 @@ class Scan:
     dtype: np.dtype[Any]
     theta: NDArray[np.float64] = field(repr=False)
     order: NDArray[np.intp] = field(repr=False)
+    positions: NDArray[np.float64] | None = field(repr=False, default=None)
+    flat_positions: NDArray[np.float64] | None = field(repr=False, default=None)
     pixel_size: float | None
     energy: float | None
     distance: float | None
@@ -114,6 +118,44 @@ class Scan:
             If a file is damaged, or has gone.
         """
         return self.projection_frames.read(self.order[frames], _plain(rows))
+
+    def without(self, bad: NDArray[np.bool_], caveats: tuple[Caveat, ...] = ()) -> Scan:
+        """Leave projections out, with their angles.
+
+        Parameters
+        ----------
+        bad : bool, shape (angle,)
+            True at those to leave out, in the order of `theta`.
+        caveats : tuple of Caveat
+            What the user must know about them; one is added if a wedge is missing now.
+
+        Returns
+        -------
+        Scan
+            The others; the files are the same, and so is what identifies the scan.
+
+        Raises
+        ------
+        ScanError
+            If fewer than two are left.
+        """
+        kept = np.flatnonzero(~bad)
+        if kept.size < 2:
+            raise ScanError(
+                f"{self.path}: {self.num_projections - kept.size} of {self.num_projections} projections cannot be used "
+                f"({'; '.join(caveat.message for caveat in caveats)}); was the beam off, or the shutter closed?"
+            )
+        theta = self.theta[kept]
+        told = {caveat.code for caveat in self.caveats}
+        wedge = tuple(caveat for caveat in check_wedge(theta) if caveat.code not in told)
+        return replace(
+            self,
+            num_projections=kept.size,
+            theta=theta,
+            order=self.order[kept],
+            positions=None if self.positions is None else self.positions[kept],
+            caveats=(*self.caveats, *caveats, *wedge),
+        )
 
     def flats(self, rows: slice) -> NDArray[np.float32]:
         """Read some rows of the open-beam frames: float32, shape (frame, row, column)."""
@@ -194,6 +236,8 @@ def _assemble(
         dtype=recording.projections.dtype,
         theta=theta,
         order=order,
+        positions=None if recording.positions is None else recording.positions[order],
+        flat_positions=recording.flat_positions,
         pixel_size=recording.pixel_size,
         energy=recording.energy,
         distance=recording.distance,
@@ -284,17 +328,19 @@ def _with_calibration(path: Path, recording: Recording, settings: ScanSettings) 
         if settings.flats or settings.darks:
             raise ScanError(f"{path}: --normalised says that the data need no --flats and --darks; leave one out")
         normalised = Decision("normalised", settings.normalised, "as told; flats and darks are not used")
-        return replace(recording, flats=None, darks=None, decisions=(*recording.decisions, normalised))
-    flats = given_frames(settings.flats, "flats") or recording.flats
-    darks = given_frames(settings.darks, "darks") or recording.darks
-    decisions, caveats = check_calibration(path, replace(recording, flats=flats, darks=darks), settings)
-    return replace(
-        recording,
-        flats=flats,
-        darks=darks,
-        decisions=(*recording.decisions, *decisions),
-        caveats=(*recording.caveats, *caveats),
-    )
+        return replace(
+            recording,
+            flats=None,
+            darks=None,
+            positions=None,
+            flat_positions=None,
+            decisions=(*recording.decisions, normalised),
+        )
+    given = given_frames(settings.flats, "flats")
+    recording = replace(recording, darks=given_frames(settings.darks, "darks") or recording.darks)
+    if given is not None:
+        recording = replace(recording, flats=given, positions=None, flat_positions=None)
+    return check_calibration(path, recording, settings)
 
 
 def _optics(recording: Recording) -> tuple[Decision, ...]:

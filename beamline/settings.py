@@ -18,6 +18,7 @@ from quietbeam.noise2inverse.pairs import PairSettings
 from quietbeam.noise2inverse.training import TrainingSettings
 from quietbeam.reconstruction.normalize import NormalizeSettings
 from quietbeam.reconstruction.outliers import OutlierSettings
+from quietbeam.reconstruction.phase import PhaseSettings
 from quietbeam.reconstruction.reconstructors import ReconstructionSettings
 from quietbeam.reconstruction.rotation_axis import AxisSettings
 from quietbeam.reconstruction.sections import SectionSettings
@@ -51,6 +52,7 @@ class ReductionSettings(BaseModel):
     scan: ScanSettings = ScanSettings()
     normalize: NormalizeSettings = NormalizeSettings()
     outliers: OutlierSettings = OutlierSettings()
+    phase: PhaseSettings = PhaseSettings()
     stripes: StripeSettings = StripeSettings()
     rotation_axis: AxisSettings = AxisSettings()
     sections: SectionSettings = SectionSettings()

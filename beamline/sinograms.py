@@ -1,26 +1,30 @@
 """From the frames of a scan to clean line integrals: all that happens before the sections are split.
 
-Every step looks at one detector row at a time, so the result does not depend on how many rows are read together.
+Every step looks at one detector row at a time, or at all rows that matter to it, so the result does not depend on how
+many rows are read together.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from quietbeam.reconstruction.caveats import Caveat
+from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import ScanError
-from quietbeam.reconstruction.normalize import NormalizeSettings, line_integrals, transmission
-from quietbeam.reconstruction.outliers import OutlierSettings, fill_dead, remove_zingers
+from quietbeam.reconstruction.normalize import NormalizeSettings, Transmission, line_integrals, transmission
+from quietbeam.reconstruction.outliers import OutlierSettings, fill_dead, mask_unmeasured, remove_zingers
+from quietbeam.reconstruction.phase import PhaseOptics, PhaseSettings, blur_length, paganin, phase_halo, phase_optics
 from quietbeam.reconstruction.stripes import StripeSettings, remove_stripes
 
 from .scan import Scan
+from .settings import ReductionSettings
 
-__all__ = ["SinogramSettings", "clean_sinograms", "count_caveats", "refuse_empty"]
+__all__ = ["SinogramSettings", "clean_sinograms", "count_caveats", "phase_decision", "refuse_empty", "sinogram_halo"]
 
 EMPTY = 0.5
 BRIGHT, MANY_BRIGHT = 1.2, 0.1
@@ -28,6 +32,8 @@ BRIGHT, MANY_BRIGHT = 1.2, 0.1
 MANY_STARVED = 1e-3
 MANY_DEAD = 0.01
 """Shares of the data from which the user is told."""
+PHASE_FRAMES = 16
+"""Projections that are filtered together, which bounds the memory beside them."""
 
 
 class SinogramSettings(BaseModel):
@@ -37,11 +43,20 @@ class SinogramSettings(BaseModel):
 
     normalize: NormalizeSettings = NormalizeSettings()
     outliers: OutlierSettings = OutlierSettings()
+    phase: PhaseSettings = PhaseSettings()
     stripes: StripeSettings = StripeSettings()
+
+    @classmethod
+    def of(cls, settings: ReductionSettings) -> Self:
+        """Take them out of all settings."""
+        return cls(**{stage: getattr(settings, stage) for stage in cls.model_fields})
 
 
 def clean_sinograms(scan: Scan, rows: slice, settings: SinogramSettings) -> tuple[NDArray[np.float32], Counter[str]]:
     """Read detector rows and make line integrals of them.
+
+    In this order: flats and darks, dead pixels, zingers, phase, minus logarithm, rings. Phase retrieval couples rows:
+    with it, those within `sinogram_halo` on either side are read, too.
 
     Parameters
     ----------
@@ -50,34 +65,180 @@ def clean_sinograms(scan: Scan, rows: slice, settings: SinogramSettings) -> tupl
     rows : slice
         Detector rows.
     settings : SinogramSettings
-        Normalisation, outliers, rings.
+        Normalisation, outliers, phase, rings.
 
     Returns
     -------
     float32, shape (row, angle, column)
         Line integrals, finite everywhere.
     Counter
-        How many values were ``starved``, ``zingers``, ``dead``, ``bright`` or ``not finite``, out of ``all``; and the
-        number of ``unlit rows``, whose values are not counted as dead and whose line integrals are 0.
+        How many values were ``starved``, ``zingers``, ``dead``, ``bright`` or ``not finite``, out of ``all``; the
+        number of ``unlit rows``, whose values are not counted as dead and whose line integrals are 0; how many pixels
+        are ``dark above flat``, and how many values of the flats and darks ``calibration not finite``.
+
+    Raises
+    ------
+    ScanError
+        If phase retrieval is on and the scan does not tell what it needs.
     """
-    projections = scan.projections(rows)
-    counts, num_missing = Counter(all=projections.size), 0
-    if scan.normalised is None:
-        corrected = transmission(projections, scan.flats(rows), scan.darks(rows), settings.normalize)
-        projections = corrected.values
-        unlit = corrected.dead.all(axis=1)
-        counts["unlit rows"] = int(unlit.sum())
-        counts["dead"] = int(corrected.dead[~unlit].sum()) * len(projections)
-        num_missing = int(corrected.dead.sum()) * len(projections)
+    optics = _optics(scan, settings.phase)
+    if optics is None:
+        sinograms, _, counts = _clean_rows(scan, _read_frames(scan, rows), settings)
+    else:
+        sinograms, counts = _clean_and_retrieve(scan, rows, settings, optics)
+    if scan.normalised != "attenuation":
+        sinograms, counts["starved"] = line_integrals(sinograms, settings.normalize)
+    return remove_stripes(sinograms, settings.stripes), counts
+
+
+def sinogram_halo(scan: Scan, settings: SinogramSettings) -> int:
+    """Count the rows on either side that are read to clean a row.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : SinogramSettings
+        With or without phase retrieval.
+
+    Returns
+    -------
+    int
+        Rows; 0 without phase retrieval.
+
+    Raises
+    ------
+    ScanError
+        If phase retrieval is on and the scan does not tell what it needs.
+    """
+    optics = _optics(scan, settings.phase)
+    return phase_halo(**optics._asdict()) if optics else 0
+
+
+def phase_decision(scan: Scan, settings: SinogramSettings) -> tuple[Decision, ...]:
+    """Tell how the phase is retrieved.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : SinogramSettings
+        With or without phase retrieval.
+
+    Returns
+    -------
+    tuple of Decision
+        ``phase``; none if phase retrieval is off.
+
+    Raises
+    ------
+    ScanError
+        If phase retrieval is on and the scan does not tell what it needs.
+    """
+    optics = _optics(scan, settings.phase)
+    if optics is None:
+        return ()
+    length = blur_length(**optics._asdict())
+    value = f"Paganin, delta/beta {optics.delta_beta:g}, {optics.energy:g} keV, {optics.distance:g} m"
+    reason = f"phase.delta_beta; the filter's length is {length:.1f} px, of {optics.pixel_size:g} m each"
+    return (Decision("phase", value, reason),)
+
+
+def _optics(scan: Scan, settings: PhaseSettings) -> PhaseOptics | None:
+    optics = phase_optics(settings, energy=scan.energy, distance=scan.distance, pixel_size=scan.pixel_size)
+    if optics and scan.normalised == "attenuation":
+        raise ScanError(
+            f"{scan.path}: phase retrieval works on the transmission, but these are line integrals already; leave "
+            "phase.delta_beta out"
+        )
+    return optics
+
+
+class _CleanRows(NamedTuple):
+    """Transmission (of normalised data, what they are) before the phase: finite, shape (row, angle, column)."""
+
+    sinograms: NDArray[np.float32]
+    unlit: NDArray[np.bool_]
+    counts: Counter[str]
+
+
+def _read_frames(scan: Scan, rows: slice) -> list[NDArray[np.float32]]:
+    """Read projections, and flats and darks of raw counts: each shape (frame, row, column); nan for no measurement."""
+    reads = [scan.projections] if scan.normalised is not None else [scan.projections, scan.flats, scan.darks]
+    return [mask_unmeasured(read(rows)) for read in reads]
+
+
+def _clean_rows(scan: Scan, frames: list[NDArray[np.float32]], settings: SinogramSettings) -> _CleanRows:
+    """Correct flats and darks, fill dead pixels and take zingers off: every row by itself."""
+    projections, *beam = frames
+    dead = np.zeros(projections.shape[1:], np.bool_)
+    counts = Counter(all=projections.size)
+    if beam:
+        projections, dead, inverted = _correct(scan, projections, beam[0], beam[1], settings.normalize)
+        counts["dark above flat"] = int(inverted.sum()) * len(projections)
+        counts["calibration not finite"] = sum(int((~np.isfinite(stack)).sum()) for stack in beam)
+    unlit = np.asarray(dead.all(axis=1))
+    counts["unlit rows"] = int(unlit.sum())
+    counts["dead"] = int(dead[~unlit].sum()) * len(projections)
     sinograms = np.ascontiguousarray(projections.swapaxes(0, 1))
-    counts["not finite"] = int((~np.isfinite(sinograms)).sum()) - num_missing
+    counts["not finite"] = int((~np.isfinite(sinograms)).sum()) - int(dead.sum()) * len(projections)
     transmitted = scan.normalised != "attenuation"
     sinograms = fill_dead(sinograms, empty=1.0 if transmitted else 0.0)
     if transmitted:
         counts["bright"] = int((np.median(sinograms, axis=1) > BRIGHT).sum()) * sinograms.shape[1]
         sinograms, counts["zingers"] = remove_zingers(sinograms, settings.outliers)
-        sinograms, counts["starved"] = line_integrals(sinograms, settings.normalize)
-    return remove_stripes(sinograms, settings.stripes), counts
+    return _CleanRows(sinograms, unlit, counts)
+
+
+def _correct(
+    scan: Scan,
+    projections: NDArray[np.float32],
+    flats: NDArray[np.float32],
+    darks: NDArray[np.float32],
+    settings: NormalizeSettings,
+) -> Transmission:
+    times = {"flat_positions": scan.flat_positions, "positions": scan.positions}
+    return transmission(projections, flats, darks, settings, **times)
+
+
+def _clean_and_retrieve(
+    scan: Scan, rows: slice, settings: SinogramSettings, optics: PhaseOptics
+) -> tuple[NDArray[np.float32], Counter[str]]:
+    """Clean the rows and those that the phase couples them to, and filter; only the rows themselves are counted."""
+    start, stop, _ = rows.indices(scan.num_rows)
+    halo = phase_halo(**optics._asdict())
+    first, last = max(start - halo, 0), min(stop + halo, scan.num_rows)
+    inner = slice(start - first, stop - first)
+    frames = _read_frames(scan, slice(first, last))
+    parts = [part for part in (slice(0, inner.start), inner, slice(inner.stop, last - first)) if part.stop > part.start]
+    cleaned = [_clean_rows(scan, [stack[:, part] for stack in frames], settings) for part in parts]
+    del frames
+    unlit = np.concatenate([part.unlit for part in cleaned])
+    sinograms = np.concatenate([part.sinograms for part in cleaned])
+    sinograms = _filter(sinograms, unlit, inner, optics, settings.phase)
+    sinograms[unlit[inner]] = 1
+    return sinograms, cleaned[parts.index(inner)].counts
+
+
+def _filter(
+    sinograms: NDArray[np.float32],
+    unlit: NDArray[np.bool_],
+    inner: slice,
+    optics: PhaseOptics,
+    settings: PhaseSettings,
+) -> NDArray[np.float32]:
+    """Filter the projections and keep the inner rows; an unlit row stands for the lit one next to it."""
+    lit = np.flatnonzero(~unlit)
+    if not lit.size:
+        return sinograms[inner]
+    nearest = lit[np.abs(np.arange(len(unlit))[:, None] - lit).argmin(axis=1)]
+    filtered = np.empty_like(sinograms[inner])
+    for first in range(0, sinograms.shape[1], PHASE_FRAMES):
+        angles = slice(first, first + PHASE_FRAMES)
+        images = sinograms[nearest, angles].swapaxes(0, 1)
+        result = paganin(images, **optics._asdict(), padding=settings.padding)
+        filtered[:, angles] = result[:, inner].swapaxes(0, 1)
+    return filtered
 
 
 def refuse_empty(path: Path, counts: Counter[str]) -> None:
@@ -114,7 +275,7 @@ def count_caveats(counts: Counter[str]) -> list[Caveat]:
     Returns
     -------
     list of Caveat
-        Of photon starvation, dead pixels, unlit rows, values that are not finite.
+        Of photon starvation, dead pixels, darks above flats, unlit rows, values that are not finite.
     """
     caveats = []
     share = {name: count / max(counts["all"], 1) for name, count in counts.items()}
@@ -129,9 +290,15 @@ def count_caveats(counts: Counter[str]) -> list[Caveat]:
         caveats.append(Caveat("brighter-than-flats", f"{seen}: are these the flats of this scan?"))
     if share.get("dead", 0) > MANY_DEAD:
         caveats.append(Caveat("many-dead-pixels", f"{share['dead']:.2%} of the detector saw no open beam"))
+    if share.get("dark above flat", 0) > MANY_DEAD:
+        seen = f"{share['dark above flat']:.2%} of the detector is darker in the flats than in the darks and is dead"
+        caveats.append(Caveat("dark-above-flat", f"{seen}: are these the flats and darks of this scan?"))
     if counts["unlit rows"]:
         seen = f"{counts['unlit rows']} of the detector rows saw no beam; their slices are empty"
         caveats.append(Caveat("unlit-rows", seen))
+    if counts["calibration not finite"]:
+        seen = f"{counts['calibration not finite']} values of the flats and darks are nan or inf and were left out"
+        caveats.append(Caveat("calibration-not-finite", seen))
     if counts["not finite"]:
         caveats.append(
             Caveat("not-finite", f"{counts['not finite']} values were nan or inf and were interpolated along their row")

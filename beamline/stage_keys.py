@@ -16,7 +16,7 @@ from .sinograms import SinogramSettings
 
 __all__ = ["StageKeys"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a stage computes something else from the same settings: older scratch files are then not used."""
 
 
@@ -44,14 +44,17 @@ class StageKeys:
     @property
     def sinograms(self) -> SinogramSettings:
         """The settings of the steps before the sections."""
-        settings = self.settings
-        return SinogramSettings(normalize=settings.normalize, outliers=settings.outliers, stripes=settings.stripes)
+        return SinogramSettings.of(self.settings)
+
+    @property
+    def screen(self) -> str:
+        """Key of the search for bad projections."""
+        return stage_key("screen", FORMAT, self.scan, _choices(self.settings.scan))
 
     @property
     def axis(self) -> str:
         """Key of the rotation axis."""
-        scan = stage_key("scan", FORMAT, self.scan, _choices(self.settings.scan))
-        return self._key("axis", scan, "rotation_axis", self.sinograms)
+        return self._key("axis", self.screen, "rotation_axis", self.sinograms)
 
     def sections(self, column: float) -> str:
         """Key of the sections' reconstructions about an axis."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from .outliers import MAD_TO_STD
+from .outliers import MAD_TO_STD, mask_unmeasured
 
-__all__ = ["NormalizeSettings", "dead_pixels", "line_integrals", "transmission", "unlit_rows"]
+__all__ = [
+    "NormalizeSettings",
+    "Transmission",
+    "average_frames",
+    "dead_pixels",
+    "flat_groups",
+    "line_integrals",
+    "transmission",
+    "unlit_rows",
+]
 
 LIT = 3.0
 """Median open beam of a row, in standard deviations of one frame's pixel, from which the row saw the beam."""
@@ -21,6 +30,12 @@ class NormalizeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    average: Literal["mean", "median"] = Field(
+        "mean", description="How flats and darks are averaged; the median bears zingers and takes a quarter more noise."
+    )
+    interpolate_flats: bool = Field(
+        True, description="Follow the beam in time between flats taken before, during and after; else average them all."
+    )
     min_transmission: float = Field(
         1e-3, gt=0, lt=1, description="Transmission that photon-starved pixels are set to before the logarithm."
     )
@@ -38,10 +53,35 @@ class Transmission(NamedTuple):
         Share of the beam that came through; nan at dead pixels.
     dead : bool, shape (row, column)
         Pixels that saw no beam; all of an unlit row.
+    inverted : bool, shape (row, column)
+        Those of the dead pixels of lit rows that are brighter without beam than with it.
     """
 
     values: NDArray[np.float32]
     dead: NDArray[np.bool_]
+    inverted: NDArray[np.bool_]
+
+
+def average_frames(frames: NDArray[np.float32], average: Literal["mean", "median"] = "mean") -> NDArray[np.float32]:
+    """Average frames pixel by pixel over what is finite.
+
+    Parameters
+    ----------
+    frames : float32, shape (frame, row, column)
+        Counts.
+    average : {'mean', 'median'}
+        Which average.
+
+    Returns
+    -------
+    float32, shape (row, column)
+        nan where no frame has a finite value.
+    """
+    measured = np.isfinite(frames)
+    never = ~measured.any(axis=0)
+    known = frames if measured.all() else np.where(measured, frames, np.where(never, np.float32(0), np.float32(np.nan)))
+    mean = np.nanmean(known, axis=0, dtype=np.float64) if average == "mean" else np.nanmedian(known, axis=0)
+    return np.where(never, np.float32(np.nan), mean.astype(np.float32))
 
 
 def dead_pixels(open_beam: NDArray[np.float32], dead_below: float) -> NDArray[np.bool_]:
@@ -80,13 +120,19 @@ def unlit_rows(flats: NDArray[np.float32], darks: NDArray[np.float32]) -> NDArra
     bool, shape (row,)
         True at unlit rows; each row is judged by itself.
     """
-    flats, darks = (np.where(np.isfinite(frames), frames, np.float32(0)) for frames in (flats, darks))
-    open_beam = flats.mean(axis=0) - darks.mean(axis=0)
+    flats, darks = _fill_with_average(flats), _fill_with_average(darks)
+    open_beam = average_frames(flats) - average_frames(darks)
     variance = _frame_variance(flats) + _frame_variance(darks)
     if len(flats) == len(darks) == 1 and flats.shape[2] > 1:
         steps = np.median(np.abs(np.diff(open_beam, axis=1)), axis=1)
         variance = np.square(MAD_TO_STD * steps) / 2
     return np.asarray(~(np.median(open_beam, axis=1) > LIT * np.sqrt(variance)))
+
+
+def _fill_with_average(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Put the other frames' average where a frame is not finite; 0 where none is."""
+    finite = np.isfinite(frames)
+    return frames if finite.all() else np.where(finite, frames, np.nan_to_num(average_frames(frames), nan=0.0))
 
 
 def _frame_variance(frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -97,32 +143,97 @@ def _frame_variance(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.median(pattern.var(axis=0, ddof=1), axis=1))
 
 
+def flat_groups(flat_positions: NDArray[np.float64], positions: NDArray[np.float64]) -> list[NDArray[np.intp]]:
+    """Split the flats into those taken one after the other: between two groups lie projections.
+
+    Parameters
+    ----------
+    flat_positions : float64, shape (frame,)
+        When each flat was taken, in frames of the acquisition; darks among them do not part a group.
+    positions : float64, shape (angle,)
+        When each projection was taken.
+
+    Returns
+    -------
+    list of int arrays
+        Indices of the flats of each group, in the order of acquisition.
+    """
+    taken_before = np.searchsorted(np.sort(positions), flat_positions)
+    return [np.flatnonzero(taken_before == count) for count in np.unique(taken_before)]
+
+
 def transmission(
     projections: NDArray[np.float32],
     flats: NDArray[np.float32],
     darks: NDArray[np.float32],
     settings: NormalizeSettings | None = None,
+    *,
+    flat_positions: NDArray[np.float64] | None = None,
+    positions: NDArray[np.float64] | None = None,
 ) -> Transmission:
     """Divide the projections by the open beam, (p - dark) / (flat - dark).
+
+    Flats taken before, during and after the projections are averaged group by group; between the middles of two
+    groups, the flat goes linearly from one to the other, and it is constant before the first and after the last.
 
     Parameters
     ----------
     projections, flats, darks : float32, shapes (angle, row, column), (frame, row, column), (frame, row, column)
-        Counts.
+        Counts. Values of flats and darks that are not finite are left out where other frames have one.
     settings : NormalizeSettings, optional
-        Which pixels count as dead.
+        Averages, and which pixels count as dead.
+    flat_positions, positions : float64, shapes (frame,), (angle,), optional
+        When each flat and each projection was taken, in frames of the acquisition; without them all flats are one
+        group.
 
     Returns
     -------
     Transmission
-        Transmission and the dead pixels, which are nan in it.
+        Transmission and the dead pixels, which are nan in it: also those that one group of flats did not see.
+
+    Raises
+    ------
+    ValueError
+        If there is not one position for each flat and each projection.
     """
     settings = settings or NormalizeSettings()
-    dark = darks.mean(axis=0)
-    open_beam = flats.mean(axis=0) - dark
-    dead = dead_pixels(open_beam, settings.dead_below) | unlit_rows(flats, darks)[:, None]
-    open_beam[dead] = np.nan
-    return Transmission((projections - dark) / open_beam, dead)
+    groups, lower, share = _place_in_time(flats, projections, flat_positions, positions, settings)
+    dark = average_frames(darks, settings.average)
+    open_beams = np.stack([average_frames(flats[group], settings.average) - dark for group in groups])
+    unlit = unlit_rows(flats, darks)
+    dead = unlit[:, None] | np.any([dead_pixels(beam, settings.dead_below) for beam in open_beams], axis=0)
+    inverted = ~unlit[:, None] & (open_beams < 0).any(axis=0)
+    open_beams[:, dead] = np.nan
+    upper = np.minimum(lower + 1, len(groups) - 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is filled with its neighbours later
+        values = projections - dark
+        for image, before, after, weight in zip(values, lower, upper, share, strict=True):
+            image /= open_beams[before] + weight * (open_beams[after] - open_beams[before])
+    return Transmission(mask_unmeasured(values), dead, inverted)
+
+
+def _place_in_time(
+    flats: NDArray[np.float32],
+    projections: NDArray[np.float32],
+    flat_positions: NDArray[np.float64] | None,
+    positions: NDArray[np.float64] | None,
+    settings: NormalizeSettings,
+) -> tuple[list[NDArray[np.intp]], NDArray[np.intp], NDArray[np.float32]]:
+    """Give the groups of flats, and for each projection the group before it and the share of the next one."""
+    if (flat_positions is None) != (positions is None):
+        raise ValueError("transmission expects the positions of both flats and projections, or of neither")
+    if flat_positions is None or positions is None or not settings.interpolate_flats:
+        flat_positions, positions = np.zeros(len(flats)), np.zeros(len(projections))
+    if (len(flat_positions), len(positions)) != (len(flats), len(projections)):
+        raise ValueError(
+            f"transmission expects a position for each of {len(flats)} flats and {len(projections)} projections, got "
+            f"{len(flat_positions)} and {len(positions)}"
+        )
+    groups = flat_groups(flat_positions, positions)
+    centres = np.array([flat_positions[group].mean() for group in groups])
+    place = np.interp(positions, centres, np.arange(len(groups)))
+    lower = np.floor(place).astype(np.intp)
+    return groups, lower, (place - lower).astype(np.float32)
 
 
 def line_integrals(

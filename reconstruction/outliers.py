@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
-__all__ = ["OutlierSettings", "fill_dead", "remove_zingers"]
+__all__ = ["OutlierSettings", "fill_dead", "mask_unmeasured", "remove_zingers"]
 
 MAD_TO_STD = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
+LARGEST = 1e15
+"""What no detector measures; float32 can still hold its square."""
 LEAST_LIGHT = 1e-3
 """Transmission below which the noise is not scaled further when it is fitted."""
 
@@ -26,6 +28,23 @@ class OutlierSettings(BaseModel):
     zinger_threshold: float | None = Field(
         12.0, gt=0, description="Height over the neighbours, in standard deviations of the noise; None = off."
     )
+
+
+def mask_unmeasured(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Put nan in the place of what is not finite, or so large that it is no measurement.
+
+    Parameters
+    ----------
+    values : float32, any shape
+        Counts, transmission or line integrals.
+
+    Returns
+    -------
+    float32, the same shape
+        The same array if all of it may be measured.
+    """
+    measured = np.abs(values) <= LARGEST
+    return values if measured.all() else np.where(measured, values, np.float32(np.nan))
 
 
 def fill_dead(sinograms: NDArray[np.float32], *, empty: float) -> NDArray[np.float32]:

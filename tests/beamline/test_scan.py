@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from quietbeam.beamline.scan import ScanSettings, open_scan, scan_identity
 from quietbeam.beamline.simulate import write_dxchange
+from quietbeam.reconstruction.caveats import Caveat
 from quietbeam.reconstruction.errors import ScanError
 
 NUM, ROWS, COLUMNS = 12, 5, 7
@@ -235,8 +236,80 @@ class TestDxchange:
         assert codes(open_scan(dxchange)) == {"constant-flats"}
 
     def test_flats_with_the_shutter_closed(self, dxchange):
-        edit(dxchange, data_white=np.concatenate([FLATS, DARKS]))
-        assert codes(open_scan(dxchange)) == {"uneven-flats"}
+        edit(dxchange, data_white=np.concatenate([FLATS[:2], DARKS, FLATS[2:]]))
+        scan = open_scan(dxchange)
+        assert codes(scan) == {"bad-flats"}
+        assert (
+            "2 of 5 flats are left out: number (light of the brightest) 2 (0.00), 3 (0.00)" in scan.caveats[0].message
+        )
+        assert decision(scan, "flats").value == "3 frames"
+        check_pixels(scan)
+
+    def test_flats_of_a_beam_that_changes(self, dxchange):
+        edit(dxchange, data_white=np.concatenate([FLATS, FLATS // 2]))
+        scan = open_scan(dxchange)
+        assert codes(scan) == {"uneven-flats"}
+        assert scan.num_flats == 6
+
+    def test_flats_that_are_not_finite(self, dxchange):
+        flats = FLATS.astype(np.float32)
+        flats[1] = np.nan
+        edit(dxchange, data_white=flats)
+        scan = open_scan(dxchange)
+        assert codes(scan) == {"bad-flats"}
+        assert "1 (not finite)" in scan.caveats[0].message
+        np.testing.assert_array_equal(scan.flats(ALL), FLATS[[0, 2]])
+        edit(dxchange, data_white=np.full(FLATS.shape, np.nan))
+        with pytest.raises(
+            ScanError, match=r"3 of 3 flats are left out: .* so that none is left; give others with --f"
+        ):
+            open_scan(dxchange)
+
+    def test_flats_of_zeros(self, dxchange):
+        edit(dxchange, data_white=0 * FLATS)
+        with pytest.raises(ScanError, match=r"the flats \(median 0\) are no brighter than the darks \(\d+"):
+            open_scan(dxchange)
+
+    def test_flats_and_darks_swapped(self, dxchange):
+        edit(dxchange, data_white=DARKS, data_dark=FLATS)
+        with pytest.raises(ScanError, match=r"were they swapped"):
+            open_scan(dxchange)
+
+    def test_darks_with_light(self, dxchange):
+        edit(dxchange, data_dark=np.concatenate([DARKS, FLATS[:1]]))
+        scan = open_scan(dxchange)
+        assert codes(scan) == {"bad-darks"}
+        assert "1 of 3 darks are left out: number (light of the open beam) 2 (" in scan.caveats[0].message
+        check_pixels(scan)
+
+    def test_a_narrow_beam_beside_the_probed_rows(self, tmp_path):
+        """Only two rows of 40 see the beam, none of them the first, middle or last."""
+        rng = np.random.default_rng(3)
+        light = np.zeros((40, 1))
+        light[11:13] = 900
+        flats, projections = (light + rng.normal(100, 2, (number, 40, 30)) for number in (6, NUM))
+        path = write_dxchange(tmp_path / "slit.h5", projections, flats, rng.normal(100, 2, (4, 40, 30)), THETA)
+        assert codes(open_scan(path)) == set()
+
+    def test_flats_before_and_after_are_told_by_the_file(self, dxchange):
+        edit(dxchange, data_white=np.concatenate([FLATS, FLATS]))
+        assert open_scan(dxchange).flat_positions is None
+        with h5py.File(dxchange, "r+") as file:
+            file["process/acquisition/flat_fields/flat_field_mode"] = [b"Both"]
+            file["process/acquisition/flat_fields/num_flat_fields"] = [3]
+        scan = open_scan(dxchange)
+        assert scan.flat_positions.tolist() == [-3, -2, -1, NUM, NUM + 1, NUM + 2]
+        assert scan.positions.tolist() == list(range(NUM))
+        assert decision(scan, "flats").value == "6 frames taken at 2 times"
+
+    @pytest.mark.parametrize(("mode", "number"), [(b"Start", 3), (b"Both", 6), (b"Both", np.nan), (b"Both", b"x")])
+    def test_what_the_file_tells_of_its_flats_may_not_fit(self, dxchange, mode, number):
+        edit(dxchange, data_white=np.concatenate([FLATS, FLATS]))
+        with h5py.File(dxchange, "r+") as file:
+            file["process/acquisition/flat_fields/flat_field_mode"] = [mode]
+            file["process/acquisition/flat_fields/num_flat_fields"] = [number]
+        scan = open_scan(dxchange)
+        assert scan.positions is scan.flat_positions is None
 
     def test_flats_equal_to_darks(self, dxchange):
         edit(dxchange, data_white=np.full_like(FLATS, 100), data_dark=np.full_like(DARKS, 100))
@@ -294,6 +367,29 @@ class TestNXtomo:
         assert scan.caveats == ()
         np.testing.assert_allclose(scan.theta, THETA)
         check_pixels(scan)
+
+    def test_order_of_acquisition(self, tmp_path):
+        """Darks at 0 and 1, a flat at 2, projections from 3, a bad frame, flats again."""
+        scan = open_scan(write_nxtomo(tmp_path / "scan.nxs"))
+        assert scan.flat_positions.tolist() == [2, NUM + 4, NUM + 5]
+        assert scan.positions.tolist() == list(range(3, NUM + 3))
+        assert decision(scan, "flats").value == "3 frames taken at 2 times"
+        backwards = open_scan(
+            write_nxtomo(tmp_path / "back.nxs", angles=-np.rad2deg(np.concatenate([[0] * 3, THETA, [0] * 3])))
+        )
+        assert backwards.positions.tolist() == list(range(NUM + 2, 2, -1))
+
+    def test_flats_of_another_file_have_no_place_in_time(self, tmp_path):
+        flats = write_tiffs(tmp_path / "flats", FLATS)
+        scan = open_scan(write_nxtomo(tmp_path / "scan.nxs"), ScanSettings(flats=flats))
+        assert scan.positions is scan.flat_positions is None
+
+    def test_bad_flats_leave_their_places(self, tmp_path):
+        stored = np.concatenate([DARKS, FLATS[:1], PROJECTIONS, FLATS[:1] * 0, DARKS[:1], FLATS[2:]])
+        scan = open_scan(write_nxtomo(tmp_path / "scan.nxs", data=stored))
+        assert codes(scan) == {"bad-flats"}
+        assert scan.flat_positions.tolist() == [2, NUM + 5]
+        check_pixels(scan, flats=FLATS[[0, 2]])
 
     def test_found_without_definition_and_elsewhere(self, tmp_path):
         path = write_nxtomo(tmp_path / "scan.nxs", entry="entry1/tomo", definition=None)
@@ -835,6 +931,27 @@ class TestScan:
             for other in (copy.deepcopy(scan), pickle.loads(pickle.dumps(scan))):
                 check_pixels(other)
                 np.testing.assert_array_equal(other.theta, scan.theta)
+
+    def test_projections_left_out(self, tmp_path):
+        angles = -np.rad2deg(np.concatenate([[0] * 3, THETA, [0] * 3]))  # stored in descending order
+        scan = open_scan(write_nxtomo(tmp_path / "scan.nxs", angles=angles))
+        bad = np.isin(np.arange(NUM), [0, 4, 5])
+        caveat = Caveat("bad-projections", "three")
+        less = scan.without(bad, (caveat,))
+        assert less.num_projections == NUM - 3
+        np.testing.assert_array_equal(less.theta, scan.theta[~bad])
+        np.testing.assert_array_equal(less.positions, scan.positions[~bad])
+        np.testing.assert_array_equal(less.projections(ALL), scan.projections(ALL)[~bad])
+        assert less.caveats[: len(scan.caveats) + 1] == (*scan.caveats, caveat)
+        assert scan_identity(less) == scan_identity(scan)
+        assert scan.num_projections == NUM
+
+    def test_too_many_left_out(self, dxchange):
+        scan = open_scan(dxchange)
+        half = scan.without(np.arange(NUM) >= NUM // 2)
+        assert codes(half) == {"missing-wedge"}
+        with pytest.raises(ScanError, match=r"11 of 12 projections cannot be used \(no beam\)"):
+            scan.without(np.arange(NUM) > 0, (Caveat("bad-projections", "no beam"),))
 
     @pytest.mark.parametrize("locking", [True, False])
     def test_file_open_elsewhere_in_this_process(self, dxchange, locking):

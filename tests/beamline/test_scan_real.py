@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from quietbeam.beamline.bad_projections import find_bad_projections
 from quietbeam.beamline.scan import ScanSettings, open_scan, scan_identity
 from quietbeam.reconstruction.errors import ScanError
 
@@ -54,6 +55,33 @@ def test_every_scan_is_read(name, settings, layout, shape, num_flats, num_darks,
     pixels = scan.projections(slice(0, 2), slice(1, 6))
     assert pixels.shape == (5, min(2, shape[1]), shape[2])
     np.testing.assert_array_equal(scan.projections(slice(None))[1:6, :2], pixels)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+def test_no_good_projection_is_doubted(case):
+    bad, caveats = find_bad_projections(open_scan(SCANS / case[0], case[1]))
+    assert not bad.any()
+    assert caveats == ()
+
+
+def test_blank_frames_in_a_real_scan_are_found(tmp_path):
+    with h5py.File(SCANS / "tooth.h5", "r") as source, h5py.File(tmp_path / "dump.h5", "w") as file:
+        for name in ("data_white", "data_dark", "theta"):
+            file[f"exchange/{name}"] = source[f"exchange/{name}"][()]
+        projections = source["exchange/data"][()]
+        projections[60:65] = source["exchange/data_dark"][:5]
+        file["exchange/data"] = projections
+    bad, caveats = find_bad_projections(open_scan(tmp_path / "dump.h5"))
+    assert np.flatnonzero(bad).tolist() == [60, 61, 62, 63, 64]
+    assert caveats[0].message.startswith("5 of 181 projections are left out")
+
+
+def test_k11_flats_are_placed_in_time():
+    """The beam steps in the scan: flats before and after it differ by more than those of one time."""
+    scan = open_scan(SCANS / "k11_diad/k11-18014.nxs")
+    assert scan.flat_positions.tolist() == [*range(50), *range(3101, 3151)]
+    assert scan.positions.min() == 100
+    assert {found.name: found.value for found in scan.decisions}["flats"] == "100 frames taken at 2 times"
 
 
 def test_tooth_equals_a_direct_read():
@@ -140,11 +168,12 @@ def test_awkward_file_is_refused_with_its_reason(name, message):
 def test_als832_is_read():
     scan = open_scan(AWKWARD / "als832_heartbeat.h5")
     assert (scan.layout, scan.num_projections, scan.num_rows, scan.num_columns) == ("ALS 8.3.2", 64, 59, 50)
-    assert (scan.num_flats, scan.num_darks) == (12, 4)
+    assert (scan.num_flats, scan.num_darks) == (6, 4)
     assert scan.theta[-1] == pytest.approx(np.pi)
     assert (scan.energy, scan.pixel_size) == pytest.approx((19.99963, 0.645e-6))
-    # Six of the twelve flats were taken with the beam off.
-    assert {caveat.code for caveat in scan.caveats} == {"uneven-flats"}
+    # Six of the twelve flats were taken with the beam off; the others are at the full scale of eight bits.
+    assert {caveat.code for caveat in scan.caveats} == {"bad-flats", "constant-flats"}
+    assert "6 of 12 flats are left out" in scan.caveats[0].message
     with h5py.File(AWKWARD / "als832_heartbeat.h5", "r") as file:
         name = next(iter(file))
         expected = file[f"{name}/{name}_0000_0017.tif"][0, 10:13]
