@@ -4,38 +4,76 @@ from __future__ import annotations
 
 import psutil
 
+from quietbeam.reconstruction.polar_grid import grid_bytes
+
 from .scan import Scan
 from .settings import ReductionSettings
+from .sinograms import SinogramSettings, sinogram_halo
 
-__all__ = ["bytes_per_row", "chunk_rows", "middle_rows"]
+__all__ = ["bytes_of_chunk", "chunk_rows", "middle_rows"]
 
 MEMORY_SHARE = 0.25
 """Share of the free memory that a chunk may take."""
+HALO_COPIES = 4
+"""Copies of the rows beside a chunk that phase retrieval holds."""
 
 
-def bytes_per_row(scan: Scan, settings: ReductionSettings) -> int:
-    """Bound the memory that the reconstruction of one slice takes, in bytes."""
-    sinogram = 4 * scan.num_projections * scan.num_columns
-    spectra = 4 * sinogram  # complex, padded to twice the width
-    image = 4 * scan.num_columns**2
-    # Copies in the steps before the sections; the sections' slices and the oversampled images of the transform.
-    return 8 * sinogram + spectra + image * (settings.sections.num_sections + 8)
+def bytes_of_chunk(scan: Scan, settings: ReductionSettings, num_rows: int, *, slice_size: int | None = None) -> int:
+    """Bound the memory that the reconstruction of some slices takes.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : ReductionSettings
+        All settings.
+    num_rows : int
+        Slices of the chunk.
+    slice_size : int, optional
+        Pixels along a side of a slice, where it is wider than the detector.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    size = slice_size or scan.num_columns
+    fixed = (settings.compute.threads or 1) * grid_bytes(size)
+    halo = 2 * _halo(scan, settings) * HALO_COPIES * _bytes_of_sinogram(scan)
+    return fixed + halo + num_rows * _bytes_per_row(scan, settings, size)
 
 
-def chunk_rows(scan: Scan, settings: ReductionSettings) -> int:
-    """Count the rows reconstructed together: even, so that slices pair up the same way whatever the memory."""
-    rows = min(settings.compute.chunk_slices, _rows_in_memory(scan, settings), scan.num_rows)
-    return max(rows - rows % 2, 1)
+def _halo(scan: Scan, settings: ReductionSettings) -> int:
+    return sinogram_halo(scan, SinogramSettings.of(settings))
+
+
+def _bytes_of_sinogram(scan: Scan) -> int:
+    return 4 * scan.num_projections * scan.num_columns
+
+
+def _bytes_per_row(scan: Scan, settings: ReductionSettings, slice_size: int) -> int:
+    sinogram, image = _bytes_of_sinogram(scan), 4 * slice_size**2
+    wide = 4 * scan.num_projections * slice_size
+    # Copies in the steps before the sections; what the method gets and makes of it, twice; the sections' slices.
+    return 8 * sinogram + 2 * wide + image * (settings.sections.num_sections + 4)
+
+
+def chunk_rows(scan: Scan, settings: ReductionSettings, *, slice_size: int | None = None) -> int:
+    """Count the rows reconstructed together; where others are read beside them, not fewer than those."""
+    wanted = max(settings.compute.chunk_slices, 2 * _halo(scan, settings))
+    return min(wanted, _rows_in_memory(scan, settings, slice_size), scan.num_rows)
 
 
 def middle_rows(scan: Scan, settings: ReductionSettings) -> list[slice]:
     """Choose the rows in the middle of the detector that the axis is looked for in, in parts that fit into memory."""
     count = min(settings.rotation_axis.num_rows, scan.num_rows)
     first = (scan.num_rows - count) // 2
-    part = _rows_in_memory(scan, settings)
+    part = _rows_in_memory(scan, settings, None)
     return [slice(start, min(start + part, first + count)) for start in range(first, first + count, part)]
 
 
-def _rows_in_memory(scan: Scan, settings: ReductionSettings) -> int:
-    free = psutil.virtual_memory().available
-    return max(1, int(free * MEMORY_SHARE // bytes_per_row(scan, settings)))
+def _rows_in_memory(scan: Scan, settings: ReductionSettings, slice_size: int | None) -> int:
+    free = MEMORY_SHARE * psutil.virtual_memory().available
+    fixed = bytes_of_chunk(scan, settings, 0, slice_size=slice_size)
+    row = bytes_of_chunk(scan, settings, 1, slice_size=slice_size) - fixed
+    return max(1, int((free - fixed) // row))

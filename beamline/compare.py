@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 from quietbeam.compress.archive import open_archive
 from quietbeam.reconstruction.errors import ArchiveError, ReductionError
 from quietbeam.reconstruction.quality import psnr
-from quietbeam.reconstruction.reconstructors import RECONSTRUCTORS, ReconstructionSettings, circle, reconstruct
+from quietbeam.reconstruction.reconstructors import ReconstructionSettings, available_reconstructors, circle
 
+from .bad_projections import find_bad_projections
+from .geometry import choose_geometry
 from .manifest import read_manifest
 from .scan import Scan, open_scan
 from .settings import ReductionSettings
@@ -61,7 +64,7 @@ def compare_with_truth(output: Path, truth: Path) -> dict[str, float]:
     source = _open_source(output / MANIFEST)
     volume = _load_truth(truth)
     inside = circle(volume.shape[-1]) > 0
-    errors = dict.fromkeys(("archive", *RECONSTRUCTORS), 0.0)
+    errors = dict.fromkeys(("archive", *available_reconstructors()), 0.0)
     with open_archive(output / ARCHIVE) as archive:
         if archive.shape != volume.shape:
             raise ReductionError(f"{truth}: shape {volume.shape}, but the archive has {archive.shape}")
@@ -88,7 +91,8 @@ def _open_source(manifest_path: Path) -> _Source:
         ) from error
     if not path.exists():
         raise ReductionError(f"{path}: the scan of {manifest_path.parent} has gone: put it back there to compare")
-    return _Source(open_scan(path, settings.scan), axis, settings)
+    scan = open_scan(path, settings.scan)
+    return _Source(scan.without(*find_bad_projections(scan)), axis, settings)
 
 
 def _in_one_line(error: Exception) -> str:
@@ -99,17 +103,16 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _reconstruct(source: _Source, rows: slice) -> dict[str, NDArray[np.float32]]:
-    """Reconstruct some rows with each method."""
+    """Reconstruct some rows from all projections with each method that is here."""
     scan, settings = source.scan, source.settings
-    cleaning = SinogramSettings(normalize=settings.normalize, outliers=settings.outliers, stripes=settings.stripes)
-    sinograms, _ = clean_sinograms(scan, rows, cleaning)
-    methods = {
-        name: ReconstructionSettings(method=name, filter=settings.reconstruction.filter) for name in RECONSTRUCTORS
-    }
-    return {
-        name: reconstruct(sinograms, scan.theta, source.rotation_axis, method, pixel_size=scan.pixel_size)
-        for name, method in methods.items()
-    }
+    sinograms, _ = clean_sinograms(scan, rows, SinogramSettings.of(settings))
+    geometry = choose_geometry(scan, source.rotation_axis, settings)
+    whole = replace(geometry, sections=[np.arange(scan.num_projections)])
+    slices = {}
+    for name in available_reconstructors():
+        method = ReconstructionSettings(method=name, filter=settings.reconstruction.filter)
+        slices[name] = whole.reconstruct(sinograms, method, pixel_size=scan.pixel_size, num_threads=1)[:, 0]
+    return slices
 
 
 def _load_truth(path: Path) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from quietbeam.reconstruction.errors import ArchiveError, ReductionError
 
 from .atomic import file_sha256, write_atomically
 from .estimate import check_space
+from .job import Job
 from .journal import stage_key
 from .manifest import FILES, read_manifest, write_manifest
 from .pipeline import Reduction
@@ -56,16 +57,17 @@ def reduce_scan(
     _keep_apart(scan, output)
     workspace = Workspace(output)
     with workspace.locked():
-        reduction = Reduction(scan, settings, workspace, progress)
-        if _is_done(reduction, overwrite):
+        job = Job(scan, settings, workspace, progress)
+        if _is_done(job, overwrite):
             workspace.clean()
             return False
         check_space(scan, settings, output)
+        reduction = Reduction(job)
         reduction.run()
         with workspace.timed("report"), progress.stage("report", 1) as step:
             write_atomically(output / REPORT, render_report(make_report(reduction)).encode())
             step.advance()
-        reduction.check_unchanged()
+        job.check_unchanged()
         write_manifest(output, manifest_content(reduction))
         workspace.clean()
     return True
@@ -81,9 +83,9 @@ def _keep_apart(scan: Scan, output: Path) -> None:
         raise ReductionError(f"{output}: the scan {scan.path} lies there itself; choose another -o")
 
 
-def _is_done(reduction: Reduction, overwrite: bool) -> bool:
+def _is_done(job: Job, overwrite: bool) -> bool:
     """Tell whether the result is there; refuse to replace another one unasked."""
-    path = reduction.workspace.output / MANIFEST
+    path = job.workspace.output / MANIFEST
     if not path.exists():
         return False
     try:
@@ -92,8 +94,8 @@ def _is_done(reduction: Reduction, overwrite: bool) -> bool:
         if overwrite:
             return False
         raise ReductionError(f"{error}; choose another -o, or say --overwrite") from error
-    _reuse_identity(reduction, manifest["input"].get("identity"))
-    if manifest["key"] == reduction.keys.result:
+    _reuse_identity(job, manifest["input"].get("identity"))
+    if manifest["key"] == job.keys.result:
         return _is_intact(path.parent, manifest["files"], by_content=overwrite)
     if not overwrite:
         raise ReductionError(
@@ -111,8 +113,8 @@ def _is_intact(output: Path, files: dict[str, Any], *, by_content: bool) -> bool
     return not by_content or all(file_sha256(path) == files[name]["sha256"] for name, path in paths.items())
 
 
-def _reuse_identity(reduction: Reduction, identity: Any) -> None:
+def _reuse_identity(job: Job, identity: Any) -> None:
     """Take the scan's hashes from an earlier run when its files have not changed since."""
-    signature = file_signature(reduction.scan)
+    signature = file_signature(job.scan)
     if isinstance(identity, dict) and identity.get("signature") == signature:
-        reduction.workspace.record("identity", stage_key("identity", signature)).store(identity)
+        job.workspace.record("identity", stage_key("identity", signature)).store(identity)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quietbeam.reconstruction.quality import FRC, fourier_ring_correlation
+from quietbeam.reconstruction.resolution import FRC, fourier_ring_correlation
 
 from .atomic import file_sha256
 from .pipeline import Reduction
@@ -46,7 +46,7 @@ def numbers(reduction: Reduction) -> dict[str, float]:
         ``archive_bytes``, ``volume_bytes`` (as float32), ``bits_per_voxel``, ``psnr`` (archive against denoised volume,
         decibel), ``max_error``, ``largest_error`` and ``noise`` (in the volume's unit).
     """
-    voxels = math.prod(reduction.shape)
+    voxels = math.prod(reduction.slices.shape)
     archive_bytes = (reduction.workspace.output / ARCHIVE).stat().st_size
     squared = sum(record["sum_squared_error"] for record in reduction.encoded) / voxels
     span = reduction.range[1] - reduction.range[0]
@@ -60,7 +60,7 @@ def numbers(reduction: Reduction) -> dict[str, float]:
         "psnr": math.inf if exact else 20 * math.log10(span) - 10 * math.log10(squared),
         "max_error": reduction.max_error,
         "largest_error": reduction.largest_error,
-        "noise": reduction.noise,
+        "noise": reduction.slices.noise,
     }
 
 
@@ -100,38 +100,38 @@ def make_report(reduction: Reduction) -> Report:
     """
     before, after = held_out_resolution(reduction)
     return Report(
-        title=reduction.scan.name,
-        source=str(reduction.scan.path),
+        title=reduction.job.scan.name,
+        source=str(reduction.job.scan.path),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=importlib.metadata.version("quietbeam"),
         horizontal=_horizontal(reduction),
         vertical=_vertical(reduction),
         unit=reduction.unit,
-        pixel_size=reduction.scan.pixel_size,
+        pixel_size=reduction.job.scan.pixel_size,
         figures=_figures(numbers(reduction), reduction, before, after),
         losses=_losses(reduction),
         resolution=_resolution(before, after),
         settings=reduction.settings.model_dump(mode="json"),
-        decisions=reduction.decisions,
-        caveats=reduction.caveats,
+        decisions=reduction.job.decisions,
+        caveats=reduction.job.caveats,
         times=[StageTime(name, seconds) for name, seconds in reduction.workspace.times().items()],
         files=[_output_file(reduction, name) for name in (ARCHIVE, NETWORK)],
     )
 
 
 def _horizontal(reduction: Reduction) -> SlicePair:
-    middle = reduction.shape[0] // 2
-    noisy = reduction.full_slices(np.array([middle]))[0]
-    return SlicePair(noisy, reduction.denoised[middle], f"slice {middle} of {reduction.shape[0]}")
+    middle = reduction.slices.shape[0] // 2
+    noisy = reduction.slices.full(np.array([middle]))[0]
+    return SlicePair(noisy, reduction.denoised[middle], f"slice {middle} of {reduction.slices.shape[0]}")
 
 
 def _vertical(reduction: Reduction) -> SlicePair:
-    middle = reduction.shape[1] // 2
+    middle = reduction.slices.shape[1] // 2
     # Slice by slice: one read across all slices would map the whole file.
-    sections = np.stack([reduction.sections[index, :, middle] for index in range(reduction.shape[0])])
-    denoised = np.stack([reduction.denoised[index, middle] for index in range(reduction.shape[0])])
-    noisy = np.einsum("k,skx->sx", reduction.shares, sections, dtype=np.float32)
-    return SlicePair(noisy, denoised, f"row {middle} of {reduction.shape[1]}")
+    sections = np.stack([reduction.slices.volume[index, :, middle] for index in range(reduction.slices.shape[0])])
+    denoised = np.stack([reduction.denoised[index, middle] for index in range(reduction.slices.shape[0])])
+    noisy = np.einsum("k,skx->sx", reduction.slices.shares, sections, dtype=np.float32)
+    return SlicePair(noisy, denoised, f"row {middle} of {reduction.slices.shape[1]}")
 
 
 def _losses(reduction: Reduction) -> list[LossCurve]:
@@ -167,7 +167,7 @@ def _figures(values: dict[str, float], reduction: Reduction, before: FRC, after:
     ratio = values["volume_bytes"] / values["archive_bytes"]
     gain = float(np.mean(after.correlation) / max(float(np.mean(before.correlation)), 1e-6))
     held_out = min(epoch["held_out"] for epoch in reduction.history)
-    size = " × ".join(map(str, reduction.shape))
+    size = " × ".join(map(str, reduction.slices.shape))
     return [
         HeadlineFigure("Volume", size, "voxels", "slices, rows, columns"),
         HeadlineFigure("Archive", f"{ratio:.1f} × smaller", "", f"{_mebibytes(values)} MiB as float32 and as archive"),
@@ -210,17 +210,17 @@ def manifest_content(reduction: Reduction) -> dict[str, Any]:
     """
     finite = {name: value if math.isfinite(value) else None for name, value in numbers(reduction).items()}
     return {
-        "key": reduction.keys.result,
+        "key": reduction.job.keys.result,
         "input": {
-            "path": str(reduction.scan.path.resolve()),
-            "layout": reduction.scan.layout,
-            "identity": reduction.identity,
+            "path": str(reduction.job.scan.path.resolve()),
+            "layout": reduction.job.scan.layout,
+            "identity": reduction.job.identity,
         },
         "settings": reduction.settings.model_dump(mode="json"),
-        "decisions": [decision._asdict() for decision in reduction.decisions],
-        "caveats": [caveat._asdict() for caveat in reduction.caveats],
+        "decisions": [decision._asdict() for decision in reduction.job.decisions],
+        "caveats": [caveat._asdict() for caveat in reduction.job.caveats],
         "numbers": finite,
-        "rotation_axis": reduction.axis.column,
+        "rotation_axis": reduction.slices.axis.column,
         "history": reduction.history,
         "seconds": reduction.workspace.times(),
         "versions": {name: importlib.metadata.version(name) for name in ("quietbeam", *_LIBRARIES)},

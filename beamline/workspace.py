@@ -19,7 +19,7 @@ from .volume_file import VolumeFile
 __all__ = ["ARCHIVE", "MANIFEST", "NETWORK", "REPORT", "SCRATCH_FILES", "Workspace"]
 
 ARCHIVE, NETWORK, REPORT, MANIFEST = "denoised.h5", "network.safetensors", "report.html", "manifest.json"
-RECORDS = ("identity", "axis", "threads", "plan", "codec-plan")
+RECORDS = ("identity", "screen", "axis", "threads", "plan", "codec-plan")
 JOURNALS = ("sections", "denoised", "payloads", "times")
 VOLUMES = ("sections", "denoised")
 SCRATCH_FILES = (

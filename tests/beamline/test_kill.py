@@ -19,6 +19,7 @@ MORE = ("--set", "training.steps_per_epoch=30", "--set", "codec.steps_per_epoch=
 
 STAGES = {
     "identify": ("work/identity.json", 1),
+    "screen": ("work/screen.json", 1),
     "axis": ("work/axis.json", 1),
     "reconstruct": ("work/sections.jsonl", 3),
     "train": ("work/training.safetensors", 1),

@@ -1,0 +1,182 @@
+"""The stages from the frames of a scan to the noisy slices of its sections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quietbeam.reconstruction.acquisition import Acquisition
+from quietbeam.reconstruction.caveats import Caveat
+from quietbeam.reconstruction.noise import noise_of_sections
+from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_axis
+from quietbeam.reconstruction.stripes import StripeSettings
+
+from .bad_projections import find_bad_projections
+from .chunks import chunk_rows, middle_rows
+from .estimate import check_space
+from .feasibility import check_volume
+from .geometry import SliceGeometry, choose_geometry, split
+from .job import Job
+from .scan import Scan
+from .sinograms import clean_sinograms, count_caveats, phase_decision, refuse_empty
+from .volume_file import VolumeFile
+
+__all__ = ["SectionSlices", "reconstruct_scan"]
+
+FEW_PROJECTIONS = 0.2
+"""Projections of a section over columns of the detector below which streaks are to be expected."""
+
+
+class SectionSlices(NamedTuple):
+    """What the network learns from, and how it came about.
+
+    Attributes
+    ----------
+    scan : Scan
+        The measurement without its bad projections.
+    axis : RotationAxis
+        Where the axis is.
+    geometry : SliceGeometry
+        Sections and width of the slices.
+    volume : VolumeFile
+        float32, shape (slice, section, y, x).
+    noise : float
+        Standard deviation of the noise of the reconstruction from all projections.
+    """
+
+    scan: Scan
+    axis: RotationAxis
+    geometry: SliceGeometry
+    volume: VolumeFile
+    noise: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slice, y, x."""
+        num_slices, _, *sides = self.volume.shape
+        return num_slices, sides[0], sides[1]
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """Share of the projections in each section: float32, shape (section,)."""
+        return self.geometry.shares
+
+    def full(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Reconstructions from all projections, the sections' average: float32, shape (index, y, x)."""
+        first = int(indices.min())
+        block = self.volume[first : int(indices.max()) + 1]
+        full = np.einsum("k,skyx->syx", self.shares, block, dtype=np.float32)
+        return np.asarray(full[indices - first])
+
+
+def reconstruct_scan(job: Job, *, num_threads: int) -> SectionSlices:
+    """Reconstruct the sections of a scan.
+
+    Parameters
+    ----------
+    job : Job
+        Scan, settings and scratch folder.
+    num_threads : int
+        Threads of the reconstruction.
+
+    Returns
+    -------
+    SectionSlices
+        On disk.
+
+    Raises
+    ------
+    ScanError
+        If the scan cannot be used as it is.
+    ReductionError
+        If there are too few projections, or no space.
+    """
+    scan = _leave_out_bad_projections(job)
+    _check_sampling(job, scan)
+    axis = _find_axis(job, scan)
+    geometry = _choose_geometry(job, scan, axis)
+    volume, noise = _reconstruct(job, scan, geometry, num_threads)
+    return SectionSlices(scan, axis, geometry, volume, noise)
+
+
+def _leave_out_bad_projections(job: Job) -> Scan:
+    record = job.workspace.record("screen", job.keys.screen)
+    found = record.load()
+    if found is None:
+        with job.workspace.timed("screen"):
+            bad, caveats = find_bad_projections(job.scan)
+            found = record.store({"bad": np.flatnonzero(bad).tolist(), "caveats": caveats})
+    if not found["bad"]:
+        return job.scan
+    bad = np.isin(np.arange(job.scan.num_projections), found["bad"])
+    scan = job.scan.without(bad, tuple(Caveat(*caveat) for caveat in found["caveats"]))
+    job.doubt(scan.caveats[len(job.scan.caveats) :])
+    return scan
+
+
+def _check_sampling(job: Job, scan: Scan) -> None:
+    sections = split(scan, Acquisition.from_angles(scan.theta), job.settings)
+    fewest, columns = min(map(len, sections)), scan.num_columns
+    if fewest < FEW_PROJECTIONS * columns:
+        what = f"a section has {fewest} projections for slices of {columns} pixels"
+        risk = "streaks that all sections share look like structure to the network"
+        advice = "fewer sections (sections.num_sections) may be better"
+        job.doubt([Caveat("few-projections", f"{what}: {risk}; {advice}")])
+
+
+def _find_axis(job: Job, scan: Scan) -> RotationAxis:
+    record = job.workspace.record("axis", job.keys.axis)
+    found = record.load()
+    if found is None:
+        with job.workspace.timed("rotation axis"):
+            # Rings are left in: their removal moves the axis of a narrow detector.
+            raw = job.keys.sinograms.model_copy(update={"stripes": StripeSettings(method="none")})
+            rows = middle_rows(scan, job.settings)
+            sinograms = np.concatenate([clean_sinograms(scan, part, raw)[0] for part in rows])
+            found = record.store(find_rotation_axis(sinograms, scan.theta, job.settings.rotation_axis)._asdict())
+    axis = RotationAxis.from_record(found)
+    others = ", ".join(f"{name} {column:.2f}" for name, (column, _) in axis.candidates.items())
+    reason = f"{axis.method}; opposite projections correlate {axis.score:.3f}; candidates: {others}"
+    job.decide("rotation axis", f"{axis.column:.2f} px", reason)
+    job.doubt(axis.caveats)
+    return axis
+
+
+def _choose_geometry(job: Job, scan: Scan, axis: RotationAxis) -> SliceGeometry:
+    geometry = choose_geometry(scan, axis.column, job.settings)
+    for decision in (*geometry.decisions, *phase_decision(scan, job.keys.sinograms)):
+        job.decide(*decision)
+    wedge_is_known = any(caveat.code == "missing-wedge" for caveat in job.caveats)
+    job.doubt(caveat for caveat in geometry.caveats if not (caveat.code == "missing-angles" and wedge_is_known))
+    if geometry.slice_size != scan.num_columns:
+        check_volume(scan.path, (scan.num_rows, geometry.slice_size, geometry.slice_size), job.settings)
+        check_space(scan, job.settings, job.workspace.output, slice_size=geometry.slice_size)
+    return geometry
+
+
+def _reconstruct(job: Job, scan: Scan, geometry: SliceGeometry, num_threads: int) -> tuple[VolumeFile, float]:
+    settings, size = job.settings, geometry.slice_size
+    journal = job.workspace.journal("sections", job.keys.sections(geometry.rotation_axis))
+    volume = job.workspace.volume("sections", (scan.num_rows, len(geometry.sections), size, size), journal)
+    rows = chunk_rows(scan, settings, slice_size=size)
+    for chunk in job.chunks("reconstruct", journal, total=scan.num_rows, size=rows):
+        sinograms, counts = clean_sinograms(scan, chunk, job.keys.sinograms)
+        slices = geometry.reconstruct(
+            sinograms, settings.reconstruction, pixel_size=scan.pixel_size, num_threads=num_threads
+        )
+        volume.write(chunk.start, slices)
+        noise = noise_of_sections(slices, geometry.shares).tolist()
+        journal.append({"stop": chunk.stop, "noise": noise, "counts": dict(counts)})
+    _tell_counts(job, sum((Counter(record["counts"]) for record in journal.records), Counter()))
+    job.decide("reconstruction", settings.reconstruction.method, f"filter {settings.reconstruction.filter}")
+    return volume, float(np.median([noise for record in journal.records for noise in record["noise"]]))
+
+
+def _tell_counts(job: Job, counts: Counter[str]) -> None:
+    replaced = f"{counts['zingers']} zingers, {counts['dead']} dead"
+    job.decide("outliers", replaced, "values replaced by neighbours")
+    refuse_empty(job.scan.path, counts)
+    job.doubt(count_caveats(counts))
