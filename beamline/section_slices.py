@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from quietbeam.reconstruction.acquisition import Acquisition
 from quietbeam.reconstruction.caveats import Caveat
 from quietbeam.reconstruction.noise import noise_of_sections
-from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_axis
-from quietbeam.reconstruction.stripes import StripeSettings
+from quietbeam.reconstruction.rotation_axis import RotationAxis
 
+from .axis_search import find_axis
 from .bad_projections import find_bad_projections
-from .chunks import chunk_rows, middle_rows
+from .chunks import chunk_rows
 from .estimate import check_space
 from .feasibility import check_volume
 from .geometry import SliceGeometry, choose_geometry, split
@@ -132,15 +132,12 @@ def _find_axis(job: Job, scan: Scan) -> RotationAxis:
     found = record.load()
     if found is None:
         with job.workspace.timed("rotation axis"):
-            # Rings are left in: their removal moves the axis of a narrow detector.
-            raw = job.keys.sinograms.model_copy(update={"stripes": StripeSettings(method="none")})
-            rows = middle_rows(scan, job.settings)
-            sinograms = np.concatenate([clean_sinograms(scan, part, raw)[0] for part in rows])
-            found = record.store(find_rotation_axis(sinograms, scan.theta, job.settings.rotation_axis)._asdict())
+            found = record.store(find_axis(scan, job.settings)._asdict())
     axis = RotationAxis.from_record(found)
     others = ", ".join(f"{name} {column:.2f}" for name, (column, _) in axis.candidates.items())
-    reason = f"{axis.method}; opposite projections correlate {axis.score:.3f}; candidates: {others}"
-    job.decide("rotation axis", f"{axis.column:.2f} px", reason)
+    agree = f"; supported by {', '.join(axis.support)}" if len(axis.support) > 1 else ""
+    reason = f"{axis.method}{agree}; opposite projections correlate {axis.score:.3f}; candidates: {others}"
+    job.decide("rotation axis", f"{axis.column:.2f} ± {axis.spread:.2f} px", reason)
     job.doubt(axis.caveats)
     return axis
 

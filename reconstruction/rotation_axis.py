@@ -1,22 +1,27 @@
-"""The column of the rotation axis, from projections that look at the sample from opposite sides."""
+"""The column of the rotation axis: several methods asked, those that agree taken, and how sure that is."""
 
 from __future__ import annotations
 
-import warnings
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import ndimage
 
+from .axis_evidence import opposite_pairs
+from .axis_methods import AxisMethodName, Views, ask
 from .caveats import Caveat
 from .errors import ScanError
 
-__all__ = ["AxisSettings", "RotationAxis", "find_rotation_axis", "opposite_pairs"]
+__all__ = ["OFF_CENTRE", "AxisSettings", "RotationAxis", "find_rotation_axis", "opposite_pairs"]
 
-DISAGREEMENT = 2.0
-"""Pixels between the methods' answers from which the user is told."""
+AGREEMENT, DISAGREEMENT = 1.0, 2.0
+"""Pixels between two methods' answers within which they support one another, and from which the user is told."""
+SURE = 5.0
+"""Prominence that chance does not reach."""
+ALIKE = 0.5
+"""Correlation of opposite projections that noise alone does not reach."""
 OFF_CENTRE = 0.35
 """Share of the detector's width between the axis and the nearer edge below which much was seen from one side only."""
 
@@ -29,7 +34,12 @@ class AxisSettings(BaseModel):
     column: float | None = Field(
         None, description="Column of the axis in pixels, 0 = centre of the first; None finds it."
     )
-    num_rows: int = Field(32, ge=1, description="Detector rows looked at, spread over the height.")
+    methods: tuple[AxisMethodName, ...] = Field(
+        ("mirror", "double wedge", "phase correlation"),
+        min_length=1,
+        description="Methods asked; Vo, sliding window and overlap take much longer on a wide detector.",
+    )
+    num_rows: int = Field(32, ge=1, description="Detector rows looked at, in the middle of the height.")
     num_vo_rows: int = Field(3, ge=1, description="Rows given to Vo's method, the slowest; the median counts.")
 
 
@@ -40,10 +50,18 @@ class RotationAxis(NamedTuple):
     ----------
     column : float
         Column in pixels; 0 is the centre of the first pixel.
+    spread : float
+        Pixels by which the column may be off: half the range of the methods that agree, or the width of the best one's
+        peak over its prominence where that is more.
     method : str
-        Name of the method that was taken.
+        Name of the method whose column was taken; ``given``, or ``middle`` of the detector where none found anything.
+    support : tuple of str
+        Methods that agree with it within a pixel, itself among them.
     score : float
-        Correlation, -1 to 1, of opposite projections mirrored about the axis.
+        Correlation, -1 to 1, of the edges in opposite projections mirrored about the axis.
+    prominence : float
+        How far that, or the match of a half turn with its own mirror image, stands out of all columns', in standard
+        deviations; chance rarely reaches 5.
     candidates : dict of str to (float, float)
         Column and score by each method.
     caveats : tuple of Caveat
@@ -51,153 +69,150 @@ class RotationAxis(NamedTuple):
     """
 
     column: float
+    spread: float
     method: str
+    support: tuple[str, ...]
     score: float
+    prominence: float
     candidates: dict[str, tuple[float, float]]
     caveats: tuple[Caveat, ...]
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Make the axis again of what ``_asdict`` gave, after a way through JSON that turned its tuples into lists."""
+        candidates = {name: (float(column), float(score)) for name, (column, score) in record["candidates"].items()}
+        caveats = tuple(Caveat(*caveat) for caveat in record["caveats"])
+        made = {"support": tuple(record["support"]), "candidates": candidates, "caveats": caveats}
+        return cls(**{**record, **made})
 
 
 def find_rotation_axis(
     sinograms: NDArray[np.float32], theta: NDArray[np.float64], settings: AxisSettings | None = None
 ) -> RotationAxis:
-    """Find the column of the rotation axis by several methods and take the one that mirrors the projections best.
+    """Find the column of the rotation axis by several methods, and take what the best supported of them say.
 
-    Phase correlation of opposite projections (all pairs of a full turn, after taking off each column's mean and with it
-    the rings; the first and last projection of a half turn) and Vo's double-wedge method [1]_, both of algotom.
+    Methods that agree within a pixel support one another, each with the prominence of its column: how far the match of
+    opposite projections about it, or of a half turn with its own mirror image, stands out of that about all others. Of
+    those that agree, the column with the least uncertainty is taken.
 
     Parameters
     ----------
     sinograms : float32, shape (row, angle, column)
-        Line integrals of some detector rows.
+        Line integrals of some detector rows, finite.
     theta : float64, shape (angle,)
         Angles in radians, ascending.
     settings : AxisSettings, optional
-        A column given there is taken as it is, and scored.
+        A column given there is taken as it is, and compared with what the methods find.
 
     Returns
     -------
     RotationAxis
-        Column in pixels, 0 at the centre of the first pixel.
+        Column in pixels, 0 at the centre of the first pixel. Where no method finds anything it is the middle of the
+        detector, with a caveat.
 
     Raises
     ------
     ScanError
         If the column given lies outside the detector.
-
-    References
-    ----------
-    .. [1] Vo et al., Reliable method for calculating the center of rotation in parallel-beam tomography, Optics Express
-       22(16), 19078, 2014, doi 10.1364/OE.22.019078.
     """
     settings = settings or AxisSettings()
     num_columns = sinograms.shape[-1]
-    front, back = _opposite_projections(sinograms, theta)
+    if settings.column is not None and not 0 <= settings.column < num_columns:
+        raise ScanError(f"rotation_axis must lie in [0, {num_columns}), got {settings.column:g}")
+    views = Views(sinograms, theta, settings.num_vo_rows)
+    asked = {name: ask(name, views) for name in settings.methods}
+    found: dict[str, float] = {name: column for name, column in asked.items() if column is not None}
     if settings.column is not None:
-        if not 0 <= settings.column < num_columns:
-            raise ScanError(f"rotation_axis must lie in [0, {num_columns}), got {settings.column:g}")
-        found = {"given": settings.column}
+        found = {"given": settings.column, **found}
+        return _result("given", _agreeing("given", found), found, views)
+    support = _best_supported(found, views)
+    if support:
+        # The columns of other methods are no peaks of the evidence, and its width there says nothing of them.
+        method = min(support, key=lambda name: (name not in views.evidence, views.uncertainty(found[name])))
+        if _is_sure(found[method], support, views):
+            return _result(method, support, found, views)
+    return _result("middle", ("middle",), {"middle": (num_columns - 1) / 2, **found}, views)
+
+
+def _agreeing(name: str, found: Mapping[str, float]) -> tuple[str, ...]:
+    return tuple(other for other, column in found.items() if abs(column - found[name]) <= AGREEMENT)
+
+
+def _best_supported(found: Mapping[str, float], views: Views) -> tuple[str, ...]:
+    """Name the methods that agree with one another and together stand out most."""
+    groups = [_agreeing(name, found) for name in found]
+    return max(groups, key=lambda group: sum(views.prominence(found[name]) for name in group), default=())
+
+
+def _is_sure(column: float, support: tuple[str, ...], views: Views) -> bool:
+    """Tell whether a column stands out by itself, or is backed by methods that chance would not bring together."""
+    if views.prominence(column) >= SURE:
+        return True
+    # Methods that look at the same two projections agree on what the noise or the rings in them have in common.
+    independent = len(views.evidence) > 1 and set(support) >= views.evidence.keys()
+    return independent or (len(support) > 1 and views.score(column) >= ALIKE)
+
+
+def _result(method: str, support: tuple[str, ...], found: Mapping[str, float], views: Views) -> RotationAxis:
+    column, num_columns = found[method], views.sinograms.shape[-1]
+    axis = RotationAxis(
+        column=column,
+        spread=_spread(method, [found[name] for name in support], column, views),
+        method=method,
+        support=support,
+        score=views.score(column),
+        prominence=views.prominence(column),
+        candidates={name: (other, views.score(other)) for name, other in found.items() if name != "middle"},
+        caveats=(),
+    )
+    edge = _near_the_edge(column, num_columns, full_turn=views.full_turn)
+    return axis._replace(caveats=(*_weakness(axis), *_disagreement(axis, views), *edge))
+
+
+def _spread(method: str, columns: list[float], column: float, views: Views) -> float:
+    if method == "given":
+        return 0.0
+    most = (views.sinograms.shape[-1] - 1) / 2
+    uncertainty = most if method == "middle" else views.uncertainty(column)
+    return float(min(max(uncertainty, np.ptp(columns) / 2), most))
+
+
+def _weakness(axis: RotationAxis) -> tuple[Caveat, ...]:
+    seen = f"opposite projections correlate {axis.score:.2f} about column {axis.column:.2f}"
+    if axis.method == "middle":
+        answers = f"; {_answers(axis)}" if axis.candidates else ""
+        what = f"no method is sure of the rotation axis, the middle of the detector was taken: {seen}{answers}"
+    elif axis.prominence < SURE and axis.score < ALIKE:
+        what = f"the rotation axis is doubtful: {seen}, little more than about others; look at the slices"
     else:
-        found = {
-            "phase correlation": _by_phase_correlation(front, back, one_pair=len(front) == len(sinograms)),
-            "Vo": _by_vo(sinograms, theta, settings.num_vo_rows),
-        }
-    candidates = {name: (column, _mirror_score(front, back, column)) for name, column in found.items()}
-    method = max(candidates, key=lambda name: candidates[name][1])
-    column, score = candidates[method]
-    caveats = (*_disagreement(found), *_near_the_edge(column, num_columns))
-    return RotationAxis(column, method, score, candidates, caveats)
-
-
-def opposite_pairs(theta: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Find the projections that look along one line from opposite sides.
-
-    Parameters
-    ----------
-    theta : float64, shape (angle,)
-        Angles in radians, ascending.
-
-    Returns
-    -------
-    intp, shape (pair, 2)
-        Indices of the front and the back projection; of a half turn only its two ends, however near to opposite.
-    """
-    front = np.arange(theta.size)
-    back = _nearest(theta, theta + np.pi)
-    step = (theta[-1] - theta[0]) / max(theta.size - 1, 1)
-    matched = np.abs(theta[back] - theta - np.pi) <= 0.51 * step
-    if matched.sum() < 2:
-        return np.array([[0, theta.size - 1]])
-    return np.stack([front[matched], back[matched]], axis=1)
-
-
-def _nearest(ascending: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Index of the nearest value, the first of several equally near."""
-    above = np.minimum(np.searchsorted(ascending, wanted), ascending.size - 1)
-    below = np.maximum(above - 1, 0)
-    below_is_nearer = np.abs(ascending[below] - wanted) <= np.abs(ascending[above] - wanted)
-    return np.searchsorted(ascending, ascending[np.where(below_is_nearer, below, above)])
-
-
-def _opposite_projections(
-    sinograms: NDArray[np.float32], theta: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Front and back rows, shape (row * pair, column), without what a column has in common."""
-    pairs = opposite_pairs(theta)
-    if len(pairs) > 1:
-        sinograms = sinograms - sinograms.mean(axis=1, keepdims=True)
-    front, back = sinograms[:, pairs[:, 0]], sinograms[:, pairs[:, 1]]
-    return front.reshape(-1, front.shape[-1]), back.reshape(-1, back.shape[-1])
-
-
-def _by_phase_correlation(front: NDArray[np.float32], back: NDArray[np.float32], *, one_pair: bool) -> float:
-    from algotom.prep.calculation import find_center_based_phase_correlation
-
-    if len(front) == 1:  # the method wants an image
-        front, back = np.repeat(front, 2, axis=0), np.repeat(back, 2, axis=0)
-    # A pair of projections shares slow shading, which its gradient has not; many pairs have lost it with their mean.
-    column = find_center_based_phase_correlation(front, back, gradient=one_pair)
-    return float(np.clip(column, 0, front.shape[1] - 1))
-
-
-def _by_vo(sinograms: NDArray[np.float32], theta: NDArray[np.float64], num_rows: int) -> float:
-    from algotom.prep.calculation import find_center_vo
-
-    # The method expects both ends of the half turn: without the second, it is off by a pixel.
-    half_turn = slice(0, int(np.abs(theta - theta[0] - np.pi).argmin()) + 1)
-    rows = np.unique(np.linspace(0, len(sinograms) - 1, num_rows + 2).astype(int)[1:-1])
-    first, last = sinograms.shape[2] // 4, 3 * sinograms.shape[2] // 4
-    with warnings.catch_warnings():  # a minimum at the end of the range shows in the score
-        warnings.simplefilter("ignore", UserWarning)
-        found = [find_center_vo(sinograms[row, half_turn], first, last, ncore=1) for row in rows]
-    return float(np.median(found))
-
-
-def _mirror_score(front: NDArray[np.float32], back: NDArray[np.float32], column: float) -> float:
-    """Correlation of the front rows with the back rows mirrored about `column`, where both were measured."""
-    num_columns = front.shape[1]
-    mirrored = 2 * column - np.arange(num_columns)
-    inside = (mirrored >= 0) & (mirrored <= num_columns - 1)
-    if inside.sum() < 3:
-        return -1.0
-    rows = np.arange(len(back))[:, None]
-    grid = np.broadcast_arrays(rows, mirrored[inside][None, :])
-    seen = ndimage.map_coordinates(back, grid, order=1, mode="nearest")
-    a, b = front[:, inside].ravel(), seen.ravel()
-    spread = float(a.std() * b.std())
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
-
-
-def _disagreement(found: dict[str, float]) -> tuple[Caveat, ...]:
-    if np.ptp(list(found.values())) <= DISAGREEMENT:
         return ()
-    columns = ", ".join(f"{name} {column:.2f}" for name, column in found.items())
-    return (Caveat("axis-methods-disagree", f"the methods put the rotation axis at different columns ({columns})"),)
+    return (Caveat("weak-rotation-axis", what),)
 
 
-def _near_the_edge(column: float, num_columns: int) -> tuple[Caveat, ...]:
+def _disagreement(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
+    """Tell of answers that are as plausible as an axis has to be, but elsewhere."""
+    plausible = {
+        name for name, (c, score) in axis.candidates.items() if score >= ALIKE or views.prominence(c) >= SURE
+    }
+    far = {name for name, (column, _) in axis.candidates.items() if abs(column - axis.column) > DISAGREEMENT}
+    if axis.method == "middle" or not plausible & far:
+        return ()
+    what = f"the methods put the rotation axis at different columns ({_answers(axis)})"
+    return (Caveat("axis-methods-disagree", what),)
+
+
+def _answers(axis: RotationAxis) -> str:
+    return ", ".join(f"{name} {column:.2f}" for name, (column, _) in axis.candidates.items())
+
+
+def _near_the_edge(column: float, num_columns: int, *, full_turn: bool) -> tuple[Caveat, ...]:
     reach = min(column, num_columns - 1 - column)
     if reach >= OFF_CENTRE * (num_columns - 1):
         return ()
     what = f"the axis lies near the edge of the detector (column {column:.1f} of {num_columns})"
-    risk = f"half-acquisition scans are not stitched, values beyond {reach:.0f} pixels from the axis are wrong"
+    if full_turn:
+        width = 2 * max(column, num_columns - 1 - column) + 1
+        risk = f"the scan covers a full turn and will be extended to the full field of view of {width:.0f} columns"
+    else:
+        risk = f"without a full turn, values beyond {reach:.0f} pixels from the axis are wrong"
     return (Caveat("offset-axis", f"{what}: {risk}"),)
