@@ -191,9 +191,7 @@ def _weakness(axis: RotationAxis) -> tuple[Caveat, ...]:
 
 def _disagreement(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
     """Tell of answers that are as plausible as an axis has to be, but elsewhere."""
-    plausible = {
-        name for name, (c, score) in axis.candidates.items() if score >= ALIKE or views.prominence(c) >= SURE
-    }
+    plausible = {name for name, (c, score) in axis.candidates.items() if score >= ALIKE or views.prominence(c) >= SURE}
     far = {name for name, (column, _) in axis.candidates.items() if abs(column - axis.column) > DISAGREEMENT}
     if axis.method == "middle" or not plausible & far:
         return ()
