@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .angles import LARGEST_GAP, SAME_DIRECTION, angular_gaps, covers_full_turn, typical_gap
+from .angles import SAME_DIRECTION, angular_gaps, covers_full_turn, largest_steps, typical_gap
 from .caveats import Caveat
 from .errors import ScanError
 
@@ -177,8 +177,8 @@ def angle_caveats(scan: Acquisition) -> tuple[Caveat, ...]:
     -------
     tuple of Caveat
         ``repeated-angles``: projections nearer than a tenth of a step to an earlier one of their time step, as a stage
-        that was wound back leaves them. ``missing-angles``: gaps wider than `LARGEST_GAP` steps, which reconstruction
-        leaves empty; modulo half a turn, for a half-acquisition modulo a full one.
+        that was wound back leaves them. ``missing-angles``: gaps wider than `largest_steps`, left empty by
+        reconstruction; modulo half a turn, for a half-acquisition modulo a full one.
     """
     steps = [scan.projections_of(step) for step in range(scan.num_time_steps)]
     return (*_repeated(scan, steps), *_missing(scan, steps))
@@ -233,5 +233,5 @@ def _hole(theta: NDArray[np.float64], turn: float, time_step: int) -> _Hole:
     directions, gaps = angular_gaps(theta, turn)
     typical = typical_gap(gaps)
     widest = int(gaps.argmax())
-    missing = float((gaps - typical)[gaps > LARGEST_GAP * typical].sum())
+    missing = float((gaps - typical)[gaps > largest_steps(gaps)].sum())
     return _Hole(missing, float(directions[widest]), float(directions[widest] + gaps[widest]), time_step)

@@ -16,12 +16,13 @@ __all__ = [
     "angular_weights",
     "covers_full_turn",
     "direction_order",
+    "largest_steps",
     "typical_gap",
     "unevenness",
 ]
 
 LARGEST_GAP = 4.0
-"""A gap wider than this many typical gaps is a missing wedge, not one wide step."""
+"""A gap wider than this many typical gaps, and than this many of those beside, is a missing wedge, not a wide step."""
 SAME_DIRECTION = 0.1
 """Directions nearer than this share of the typical gap count as one: turns never repeat their angles exactly."""
 NUM_WEDGES = 2
@@ -92,12 +93,34 @@ def typical_gap(gaps: NDArray[np.float64]) -> float:
     return float(ascending[np.searchsorted(covered, covered[-1] / 2)])
 
 
+def largest_steps(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bound the gaps that are steps of the scan: wider ones are wedges that were not measured.
+
+    Parameters
+    ----------
+    gaps : float64, shape (angle,)
+        Gaps of `angular_gaps`.
+
+    Returns
+    -------
+    float64, shape (angle,)
+        `LARGEST_GAP` typical gaps; where the scan went faster, `LARGEST_GAP` of the gaps that it made there: of the
+        smaller of the two before, or of the two behind.
+    """
+    typical = typical_gap(gaps)
+    apart = gaps > SAME_DIRECTION * typical
+    before, behind = (np.minimum(np.roll(gaps[apart], k), np.roll(gaps[apart], 2 * k)) for k in (1, -1))
+    largest = np.full(gaps.size, LARGEST_GAP * typical)
+    largest[apart] = LARGEST_GAP * np.maximum(typical, np.maximum(before, behind))
+    return largest
+
+
 def angular_weights(theta: NDArray[np.float64], turn: float = np.pi) -> NDArray[np.float64]:
     """Weigh each projection by its share of the turn (Voronoi cells on the circle of directions).
 
     Equal steps over any number of turns give ``turn / num_angles``; projections of one direction share its weight
-    equally, also where the turns differ by much less than a step. The weight of a gap wider than `LARGEST_GAP` typical
-    gaps is cut to that: nothing was measured in it.
+    equally, also where the turns differ by much less than a step. A gap wider than `largest_steps` counts as that much:
+    nothing was measured in it.
 
     Parameters
     ----------
@@ -115,7 +138,7 @@ def angular_weights(theta: NDArray[np.float64], turn: float = np.pi) -> NDArray[
     _, gaps = angular_gaps(theta, turn)
     typical = typical_gap(gaps)
     group = _same_direction(gaps > SAME_DIRECTION * typical)
-    gaps = np.minimum(gaps, LARGEST_GAP * typical)
+    gaps = np.minimum(gaps, largest_steps(gaps))
     cells = (gaps + np.roll(gaps, 1)) / 2
     weights = np.empty(theta.size)
     weights[order] = (np.bincount(group, cells) / np.bincount(group))[group]

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 __all__ = ["Foam", "foam_phantom"]
 
@@ -92,7 +93,7 @@ def foam_phantom(
     return Foam(centres=spheres[:, :3].copy(), radii=spheres[:, 3].copy(), height=height)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _place(
     rng: np.random.Generator, num_spheres: int, half_height: float, smallest: float, largest: float
 ) -> tuple[NDArray[np.float64], int]:  # pragma: no cover - compiled
@@ -118,7 +119,7 @@ def _place(
     return spheres, num_spheres
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _make_cells(num_spheres: int, half_height: float) -> NDArray[np.int64]:  # pragma: no cover - compiled
     """Make about as many cells as spheres, axes (z, y, x); each holds the latest link of its list, -1 for none."""
     size = (2 * math.pi * half_height / max(num_spheres, 1)) ** (1 / 3)
@@ -126,7 +127,7 @@ def _make_cells(num_spheres: int, half_height: float) -> NDArray[np.int64]:  # p
     return np.full((height, width, width), -1)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _cells_within(
     middle: float, reach: float, half_length: float, num_cells: int
 ) -> tuple[int, int]:  # pragma: no cover - compiled
@@ -137,7 +138,7 @@ def _cells_within(
     return max(first, 0), min(last, num_cells - 1) + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _room(
     x: float,
     y: float,
@@ -172,7 +173,7 @@ def _room(
     return room
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _enter(
     j: int,
     sphere: NDArray[np.float64],

@@ -16,14 +16,16 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from queue import SimpleQueue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
 from .angles import angular_weights
+from .argument_checks import check_geometry, check_section_indices, check_weights
 from .filters import FilterName, padded_length, ramp_filter
 from .polar_grid import BATCH, PolarLines, empty_grid, fold_border, read_lines, spread, write_pixels
 from .spreading_kernel import grid_size, kernel_transform, tap_polynomials
@@ -52,6 +54,11 @@ class GridrecPlan:
     weights : float64, shape (angle,), optional
         Share of the half turn of each angle in radians; by default of `angular_weights`.
 
+    Raises
+    ------
+    ValueError
+        If an angle or the axis is not finite, or the axis is not on the detector.
+
     Notes
     -----
     The memory is that of one grid per thread, ``(G / 2 + 3) (G + 3) 64`` bytes with G about 1.25 `num_columns`,
@@ -67,6 +74,7 @@ class GridrecPlan:
         filter_name: FilterName = "ram-lak",
         weights: NDArray[np.float64] | None = None,
     ) -> None:
+        check_geometry(theta, rotation_axis, num_columns=num_columns)
         self.theta, self.num_columns, self.weights = np.asarray(theta, np.float64), num_columns, weights
         self._size, self._length = grid_size(num_columns), padded_length(num_columns)
         self._ramp = ramp_filter(self._length, filter_name).astype(np.float32)
@@ -123,7 +131,9 @@ class GridrecPlan:
         float32, shape (row, section, column, column)
             Slices as `reconstruct` gives them for the projections of each section alone.
         """
-        weights = weights or [angular_weights(self.theta[section]) for section in sections]
+        check_section_indices(sections, self.theta.size)
+        if weights is None:
+            weights = [angular_weights(self.theta[section]) for section in sections]
         return self._reconstruct(sinograms, list(zip(sections, weights, strict=True)), num_threads)
 
     def _reconstruct(
@@ -136,6 +146,8 @@ class GridrecPlan:
         expected = (self.theta.size, num_columns)
         if sinograms.ndim != 3 or sinograms.shape[1:] != expected:
             raise ValueError(f"sinograms must have shape (row, {expected[0]}, {expected[1]}), got {sinograms.shape}")
+        for projections, weights in parts:
+            check_weights(weights, projections.size)
         slices = np.empty((num_rows, len(parts), num_columns, num_columns), np.float32)
 
         def reconstruct_batch(task: int) -> None:
@@ -152,12 +164,23 @@ class GridrecPlan:
         part: tuple[NDArray[np.intp], NDArray[np.float64]],
         slices: NDArray[np.float32],
     ) -> None:
-        grid = empty_grid(self._size) if self._grids.empty() else self._grids.get()
-        self._spread(grid, sinograms, *part)
-        fold_border(grid)
-        plane = grid.view(np.complex64)[:, 1 : self._size + 1, : len(sinograms)]
-        self._write_slices(slices, fft.ifft(plane, axis=1, norm="forward", overwrite_x=True))
-        self._grids.put(grid)
+        with self._borrowed_grid() as grid:
+            self._spread(grid, sinograms, *part)
+            fold_border(grid)
+            plane = grid.view(np.complex64)[:, 1 : self._size + 1, : len(sinograms)]
+            self._write_slices(slices, fft.ifft(plane, axis=1, norm="forward", overwrite_x=True))
+
+    @contextmanager
+    def _borrowed_grid(self) -> Iterator[NDArray[np.float32]]:
+        """Lend a grid that no other thread works in."""
+        try:
+            grid = self._grids.get_nowait()
+        except Empty:
+            grid = empty_grid(self._size)
+        try:
+            yield grid
+        finally:
+            self._grids.put(grid)
 
     def _spread(
         self,

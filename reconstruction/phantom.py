@@ -21,10 +21,10 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .counts import Counts, NoiseSettings, simulate_counts
 from .foam import Foam, foam_phantom
 from .threads import for_each
@@ -177,7 +177,7 @@ class _Body(NamedTuple):
         return cls(spheres, contents - foam.solid, float(foam.solid), float(radius), half_height, length, unit)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _project(
     projection: NDArray[np.float32], body: _Body, axis: float, theta: float, num_sub: int, scale: float
 ) -> None:  # pragma: no cover - compiled
@@ -197,7 +197,7 @@ def _project(
     _bin(chords, projection, num_sub, scale)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _draw(image: NDArray[np.float32], body: _Body, bottom: float, num_sub: int) -> None:  # pragma: no cover - compiled
     """Draw the slice between heights `bottom` and `bottom` + 1."""
     points = np.zeros((image.shape[0], image.shape[1] * num_sub))
@@ -214,7 +214,7 @@ def _draw(image: NDArray[np.float32], body: _Body, bottom: float, num_sub: int) 
     _bin(points, image, num_sub, 1.0)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _span(
     middle: float, half: float, origin: float, num_sub: int, num_pixels: int
 ) -> tuple[int, int]:  # pragma: no cover - compiled
@@ -225,7 +225,7 @@ def _span(
     return first, max(first, min(stop, num_pixels * num_sub))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _add_chords(
     chords: NDArray[np.float64],
     s: NDArray[np.float64],
@@ -245,7 +245,7 @@ def _add_chords(
         lengths[j] += 2 * weight * math.sqrt(max(square - offset * offset, 0.0))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _add_disc(
     points: NDArray[np.float64], x: float, y: float, square: float, num_sub: int, weight: float
 ) -> None:  # pragma: no cover - compiled
@@ -260,7 +260,7 @@ def _add_disc(
             inside[j] += weight
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _bin(
     rows: NDArray[np.float64], image: NDArray[np.float32], num_sub: int, scale: float
 ) -> None:  # pragma: no cover - compiled

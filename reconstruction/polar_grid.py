@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .spreading_kernel import WIDTH, grid_size
 
 __all__ = ["BATCH", "PolarLines", "empty_grid", "fold_border", "grid_bytes", "read_lines", "spread", "write_pixels"]
@@ -96,7 +96,7 @@ def _add_taps(context: Any, grid: Any, at: Any, values: Any, start: Any, w0: Any
     return types.void(grid, position, values, position, weight, weight, weight, weight), build
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
+@compiled(fastmath={"contract", "nsz"})
 def _make_taps(
     taps: NDArray[np.float32],
     first: NDArray[np.int64],
@@ -121,7 +121,7 @@ def _make_taps(
             taps[tap, i] = (((((((c8 * x + c7) * x + c6) * x + c5) * x + c4) * x + c3) * x + c2) * x + c1) * x + c0
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
+@compiled(fastmath={"contract", "nsz"})
 def _make_factors(
     factors: NDArray[np.complex64], ramp: NDArray[np.float32], weight: float, turn: float, start: int
 ) -> None:  # pragma: no cover - compiled
@@ -133,7 +133,7 @@ def _make_factors(
         phase *= rotation
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
+@compiled(fastmath={"contract", "nsz"})
 def _make_values(
     values: NDArray[np.float32],
     spectra: NDArray[np.complex64],
@@ -151,7 +151,7 @@ def _make_values(
             values[i * _LANES + 2 * lane + 1] = conjugate * value.imag
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
+@compiled(fastmath={"contract", "nsz"})
 def spread(
     grid: NDArray[np.float32],
     spectra: NDArray[np.complex64],
@@ -203,7 +203,7 @@ def fold_border(grid: NDArray[np.float32]) -> None:
     grid[:, 1:3] += grid[:, size + 1 :]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def read_lines(
     lines: NDArray[np.complex64], grid: NDArray[np.complex64], y: NDArray[np.intp]
 ) -> None:  # pragma: no cover - compiled
@@ -232,7 +232,7 @@ def read_lines(
             lines[lane, line, last] = 2 * column[last + 1].real
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def write_pixels(
     slices: NDArray[np.float32],
     lines: NDArray[np.float32],

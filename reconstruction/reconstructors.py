@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .angles import angular_weights
+from .argument_checks import check_geometry, check_section_indices, check_sinograms, check_threads, check_weights
 from .fbp import cuda_is_available, fbp, fbp_cuda
 from .filters import FilterName
 from .gridrec import GridrecPlan, gridrec
@@ -25,6 +26,10 @@ __all__ = [
     "reconstruct",
     "reconstruct_sections",
 ]
+
+
+PIXEL_SIZES = (1e-12, 1.0)
+"""Metres between which a pixel size can be meant."""
 
 
 class Reconstructor(Protocol):
@@ -129,8 +134,9 @@ def reconstruct(
         If the library or the device of the method is not here.
     """
     settings = settings or ReconstructionSettings()
-    _check_sinograms(sinograms)
-    _check_geometry(sinograms, theta, rotation_axis, weights)
+    _check(sinograms, theta, rotation_axis, pixel_size, num_threads)
+    if weights is not None:
+        check_weights(weights, theta.size)
     slices = RECONSTRUCTORS[settings.method](
         sinograms, theta, rotation_axis, filter_name=settings.filter, weights=weights, num_threads=num_threads
     )
@@ -171,8 +177,8 @@ def reconstruct_sections(
         As in `reconstruct`.
     """
     settings = settings or ReconstructionSettings()
-    _check_sinograms(sinograms)
-    _check_geometry(sinograms, theta, rotation_axis, None)
+    _check(sinograms, theta, rotation_axis, pixel_size, num_threads)
+    check_section_indices(sections, theta.size)
     weights = [angular_weights(theta[section], turn) for section in sections]
     if settings.method == "gridrec":
         plan = GridrecPlan(theta, sinograms.shape[-1], rotation_axis, filter_name=settings.filter)
@@ -185,51 +191,28 @@ def reconstruct_sections(
     return _finish(slices, settings, pixel_size)
 
 
+def _check(
+    sinograms: NDArray[np.float32],
+    theta: NDArray[np.float64],
+    rotation_axis: float,
+    pixel_size: float | None,
+    num_threads: int,
+) -> None:
+    check_sinograms(sinograms)
+    check_geometry(theta, rotation_axis, num_columns=sinograms.shape[2], num_angles=sinograms.shape[1])
+    check_threads(num_threads)
+    smallest, largest = PIXEL_SIZES
+    if pixel_size is not None and not smallest <= pixel_size <= largest:
+        raise ValueError(f"pixel_size must be {smallest:g} to {largest:g} metres, or None, got {pixel_size}")
+
+
 def _finish(
     slices: NDArray[np.float32], settings: ReconstructionSettings, pixel_size: float | None
 ) -> NDArray[np.float32]:
     """Cut out the circle, and give attenuation per metre where the pixel size is known."""
-    if pixel_size is not None and not 0 < pixel_size < np.inf:
-        raise ValueError(f"pixel_size must be a positive length in metres or None, got {pixel_size}")
     if settings.circle:
         slices *= circle(slices.shape[-1])
     return slices if pixel_size is None else slices / np.float32(pixel_size)
-
-
-def _check_sinograms(sinograms: NDArray[np.float32]) -> None:
-    if sinograms.ndim != 3 or sinograms.size == 0 or sinograms.dtype != np.float32:
-        raise ValueError(
-            "sinograms must be float32 of shape (row, angle, column) and not empty, "
-            f"got {sinograms.dtype} of shape {sinograms.shape}"
-        )
-    finite = np.isfinite(sinograms)
-    if not finite.all():
-        row, angle, column = np.unravel_index(np.argmin(finite), finite.shape)
-        raise ValueError(
-            f"sinograms must be finite, got {np.count_nonzero(~finite)} values that are not, the first at row {row}, "
-            f"angle {angle}, column {column}: replace them by measured neighbours first"
-        )
-
-
-def _check_geometry(
-    sinograms: NDArray[np.float32],
-    theta: NDArray[np.float64],
-    rotation_axis: float,
-    weights: NDArray[np.float64] | None,
-) -> None:
-    _, num_angles, num_columns = sinograms.shape
-    if theta.shape != (num_angles,) or not np.isfinite(theta).all():
-        raise ValueError(
-            f"theta must hold {num_angles} finite angles, one for each projection, got shape {theta.shape} with "
-            f"{np.count_nonzero(np.isfinite(theta))} finite"
-        )
-    if not 0 <= rotation_axis < num_columns:
-        raise ValueError(f"rotation_axis must lie in [0, {num_columns}), got {rotation_axis}")
-    if weights is not None and not (weights.shape == (num_angles,) and np.all((weights >= 0) & np.isfinite(weights))):
-        raise ValueError(
-            f"weights must hold {num_angles} finite numbers of at least 0, one for each projection, got shape "
-            f"{weights.shape}, least {weights.min(initial=np.inf)}, greatest {weights.max(initial=-np.inf)}"
-        )
 
 
 def circle(size: int) -> NDArray[np.float32]:

@@ -21,11 +21,12 @@ from scipy import fft
 __all__ = ["DEGREE", "OVERSAMPLING", "WIDTH", "grid_size", "kernel", "kernel_transform", "tap_polynomials"]
 
 WIDTH = 4
-"""Grid points that a sample is spread on, along each axis."""
+"""Grid points that a sample is spread on, along each axis; the loops of `polar_grid` are written out for so many."""
 OVERSAMPLING = 1.25
 """Least ratio of the grid's side to the slice's."""
 DEGREE = 8
-"""Degree of the polynomials that stand for the kernel; they err by 1e-4 at its ends, where it falls like a root."""
+"""Degree of the polynomials that stand for the kernel; written out, too. They err by 1e-4
+at its ends, where it falls like a root."""
 
 # beta = gamma pi w (1 - 1 / (2 sigma)) for an oversampling sigma. [1]_ takes gamma = 0.97, best near the middle of the
 # slice; 0.91 gives the least error over the whole of its circle.

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .argument_checks import check_geometry, check_sinograms
 from .projectors import Projector, ProjectorName, make_projector, operator_norm
 from .threads import for_each
 
@@ -204,14 +205,7 @@ def _square(values: NDArray[np.float32]) -> float:
 def _check(
     sinograms: NDArray[np.float32], theta: NDArray[np.float64], rotation_axis: float, weight: float, num_iterations: int
 ) -> None:
-    if sinograms.size == 0 or theta.shape != sinograms.shape[1:-1] or sinograms.dtype != np.float32:
-        raise ValueError(
-            "sinograms must be float32 of shape (row, angle, column), not empty, with theta of shape (angle,), "
-            f"got {sinograms.dtype} of shape {sinograms.shape} and theta of shape {theta.shape}"
-        )
-    if not (np.isfinite(sinograms).all() and np.isfinite(theta).all()):
-        raise ValueError("sinograms and theta must be finite: replace what was not measured first")
-    if not 0 <= rotation_axis < sinograms.shape[2]:
-        raise ValueError(f"rotation_axis must lie in [0, {sinograms.shape[2]}), got {rotation_axis}")
+    check_sinograms(sinograms)
+    check_geometry(theta, rotation_axis, num_columns=sinograms.shape[2], num_angles=sinograms.shape[1])
     if not (0 <= weight < np.inf and num_iterations >= 1):
         raise ValueError(f"weight must be 0 or more and num_iterations 1 or more, got {weight} and {num_iterations}")

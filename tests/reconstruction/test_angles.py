@@ -107,3 +107,18 @@ def test_unevenness():
 @pytest.mark.parametrize("turn", [np.pi, 2 * np.pi])
 def test_end_of_the_turn_is_its_beginning_whatever_the_rounding(turn):
     assert direction_order(np.array([0.5, turn - 1e-12, 3 * turn + 1e-12, 1.0]), turn).tolist() == [1, 2, 0, 3]
+
+
+@pytest.mark.parametrize("faster", [5, 8])
+def test_a_scan_of_two_speeds_misses_nothing(faster: int) -> None:
+    slow = np.deg2rad(0.5 * np.arange(180))
+    fast = np.deg2rad(np.arange(90, 180, 0.5 * faster))
+    theta = np.concatenate([slow, fast])
+    weights = angular_weights(theta)
+    assert weights.sum() == pytest.approx(np.pi, rel=1e-3)
+    assert weights[-3] == pytest.approx(np.deg2rad(0.5 * faster), rel=1e-3)
+
+
+def test_a_wedge_split_by_one_projection_still_counts_as_missing() -> None:
+    theta = np.deg2rad(np.r_[np.arange(0, 80), 110.0, np.arange(140, 180)])
+    assert angular_weights(theta).sum() < np.deg2rad(180 - 60 + 20)

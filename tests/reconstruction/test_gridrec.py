@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import finufft
@@ -73,6 +74,14 @@ def test_slices_are_the_sum_over_all_rays_for_any_angles() -> None:
     assert gridding_error(gridrec(sinograms, theta, 20.2)[0], right) < GRIDDING
 
 
+@pytest.mark.parametrize("num_columns", [16, 33])
+@pytest.mark.parametrize("quarter", [0, 1, 2, 3])
+def test_a_single_line_along_an_axis_of_the_grid_is_right(num_columns: int, quarter: int) -> None:
+    sinograms, theta = noise(1, 1, num_columns), np.array([quarter * np.pi / 2])
+    right = reference(sinograms[0], theta, 6.6)
+    assert gridding_error(gridrec(sinograms, theta, 6.6)[0], right) < GRIDDING
+
+
 @settings(max_examples=25, deadline=None)
 @given(num_columns=st.integers(1, 40), num_angles=st.integers(1, 40), num_rows=st.integers(1, 20), seed=st.integers(0))
 def test_every_size_gives_finite_slices_that_rows_alone_give_too(
@@ -144,6 +153,38 @@ def test_sections_take_the_weights_given_for_each() -> None:
     plain = plan.reconstruct_sections(sinograms, sections)[0]
     np.testing.assert_allclose(weighted[0], 2 * plain[0], rtol=1e-5, atol=1e-6)
     assert not weighted[1].any()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused_before_it_becomes_an_index(wrong: float) -> None:
+    theta = half_turn(20)
+    with pytest.raises(ValueError, match=r"theta must hold 20 finite angles, .* with 19 finite"):
+        GridrecPlan(np.where(theta == theta[3], wrong, theta), 16, 7.5)
+    with pytest.raises(ValueError, match=r"rotation_axis must lie in \[0, 16\)"):
+        GridrecPlan(theta, 16, wrong)
+    with pytest.raises(ValueError, match="weights must hold 20 finite numbers"):
+        gridrec(noise(1, 20, 16), theta, 7.5, weights=np.full(20, wrong))
+
+
+def test_weights_and_sections_that_do_not_fit_are_refused() -> None:
+    sinograms, plan = noise(1, 20, 16), GridrecPlan(half_turn(20), 16, 7.5)
+    with pytest.raises(ValueError, match=r"weights must hold 20 finite numbers .* got shape \(19,\)"):
+        gridrec(sinograms, half_turn(20), 7.5, weights=np.ones(19))
+    with pytest.raises(ValueError, match="section 1 must list projections 0 to 19, got 4 to 20"):
+        plan.reconstruct_sections(sinograms, [np.arange(4), np.arange(4, 21)])
+    with pytest.raises(ValueError, match="at least one section, got none"):
+        plan.reconstruct_sections(sinograms, [])
+    with pytest.raises(ValueError, match="section 0 must list at least one projection"):
+        plan.reconstruct_sections(sinograms, [np.arange(0)])
+
+
+def test_a_plan_serves_several_threads_at_once() -> None:
+    sinograms, theta = noise(2, 30, 24), half_turn(30)
+    plan = GridrecPlan(theta, 24, 10.3)
+    right = plan.reconstruct(sinograms)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: plan.reconstruct(sinograms), range(40)):
+            np.testing.assert_array_equal(found, right)
 
 
 def test_sinograms_of_another_shape_are_refused() -> None:

@@ -15,6 +15,7 @@ from quietbeam.reconstruction.reconstructors import (
     ReconstructionSettings,
     available_reconstructors,
     reconstruct,
+    reconstruct_sections,
 )
 
 METHODS = [pytest.param(name, marks=pytest.mark.gpu if "cuda" in name else ()) for name in RECONSTRUCTORS]
@@ -242,7 +243,7 @@ def test_method_that_is_not_here_says_what_to_do() -> None:
         ({"weights": np.ones(5)}, r"weights must hold 6 finite .* got shape \(5,\)"),
         ({"weights": np.r_[np.ones(5), -1.0]}, "least -1.0"),
         ({"weights": np.r_[np.ones(5), np.inf]}, "greatest inf"),
-        ({"pixel_size": 0.0}, "pixel_size must be a positive length in metres or None, got 0.0"),
+        ({"pixel_size": 0.0}, "pixel_size must be 1e-12 to 1 metres, or None, got 0.0"),
         ({"pixel_size": np.nan}, "pixel_size .* got nan"),
     ],
 )
@@ -258,3 +259,28 @@ def test_first_value_that_is_not_finite_is_named(bad: float) -> None:
     sinograms[1, 2, 3] = sinograms[1, 4, 0] = bad
     with pytest.raises(ValueError, match="got 2 values that are not, the first at row 1, angle 2, column 3"):
         reconstruct(sinograms, half_turn(6), 3.5)
+
+
+@pytest.mark.parametrize("method", ["gridrec", "fbp"])
+@pytest.mark.parametrize("turn", [np.pi, 2 * np.pi])
+def test_sections_are_what_their_projections_alone_give(method: str, turn: float) -> None:
+    rng = np.random.default_rng(4)
+    sinograms, theta = rng.standard_normal((2, 24, 20)).astype(np.float32), np.sort(rng.uniform(0, 2 * np.pi, 24))
+    settings = ReconstructionSettings(method=method, filter="hann")
+    sections = [np.arange(0, 24, 2), np.arange(1, 24, 2)]
+    together = reconstruct_sections(sinograms, theta, sections, 8.3, settings, turn=turn, pixel_size=1e-6)
+    for index, section in enumerate(sections):
+        part = np.ascontiguousarray(sinograms[:, section])
+        weights = angular_weights(theta[section], turn)
+        alone = reconstruct(part, theta[section], 8.3, settings, weights=weights, pixel_size=1e-6)
+        np.testing.assert_allclose(together[:, index], alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+
+
+def test_sections_that_do_not_fit_are_refused() -> None:
+    sinograms, theta = np.ones((1, 8, 6), np.float32), np.pi * np.arange(8) / 8
+    with pytest.raises(ValueError, match="at least one section, got none"):
+        reconstruct_sections(sinograms, theta, [], 2.5)
+    with pytest.raises(ValueError, match="section 0 must list projections 0 to 7, got 0 to 8"):
+        reconstruct_sections(sinograms, theta, [np.arange(9)], 2.5)
+    with pytest.raises(ValueError, match="num_threads must be at least 1, got -1"):
+        reconstruct_sections(sinograms, theta, [np.arange(8)], 2.5, num_threads=-1)

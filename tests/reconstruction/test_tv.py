@@ -184,7 +184,7 @@ def test_sinograms_are_left_alone():
         ({"sinograms": noise().astype(float)}, "must be float32"),
         ({"sinograms": noise()[:0]}, "not empty"),
         ({"sinograms": np.full_like(noise(), np.nan)}, "finite"),
-        ({"theta": THETA[1:]}, r"theta of shape \(23,\)"),
+        ({"theta": THETA[1:]}, r"got shape \(23,\)"),
         ({"theta": THETA + np.inf}, "finite"),
         ({"rotation_axis": 48.0}, r"rotation_axis must lie in \[0, 48\), got 48"),
         ({"weight": -0.1}, "weight must be 0 or more"),
