@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quietbeam.reconstruction.bad_frames import Verdict, describe_bad_frames, judge_darks, judge_flats
 from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import ScanError
-from quietbeam.reconstruction.normalize import flat_groups, unlit_rows
+from quietbeam.reconstruction.normalize import BRIGHT, flat_groups, unlit_rows
 from quietbeam.reconstruction.outliers import mask_unmeasured
 
 from .hdf5_contents import Hdf5Contents
@@ -172,10 +172,10 @@ def _probe(path: Path, flats: FrameStack, darks: FrameStack | None) -> _Probe:
         probe = _judge(flats, darks, [brightest_row(flats, darks)])
     finite = [frames[np.isfinite(frames)] for frames in (probe.light, probe.dark)]
     if not probe.lit and all(counts.size for counts in finite):
-        light, dark = (float(np.median(counts)) for counts in finite)
+        light, dark = (float(np.quantile(counts, BRIGHT)) for counts in finite)
         raise ScanError(
-            f"{path}: the flats (median {light:g}) are no brighter than the darks ({dark:g}); were they swapped, or "
-            "the shutter closed? Give the right ones with --flats and --darks"
+            f"{path}: the flats (brightest tenth from {light:g}) are no brighter than the darks ({dark:g}); were they "
+            "swapped, or the shutter closed? Give the right ones with --flats and --darks"
         )
     return probe
 
@@ -190,7 +190,7 @@ def _judge(flats: FrameStack, darks: FrameStack | None, rows: list[int]) -> _Pro
 
 
 def brightest_row(flats: FrameStack, darks: FrameStack | None) -> int:
-    """Find the row that sees the most of the beam, in the median over its columns.
+    """Find the row that sees the most of the beam, in the `BRIGHT` quantile over its columns.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def brightest_row(flats: FrameStack, darks: FrameStack | None) -> int:
     light = np.nan_to_num(mask_unmeasured(flats.read(frames, slice(None)))).max(axis=0)
     if darks is not None:
         light -= np.nan_to_num(mask_unmeasured(darks.read(np.array([0]), slice(None))[0]))
-    return int(np.median(light, axis=1).argmax())
+    return int(np.quantile(light, BRIGHT, axis=1).argmax())
 
 
 def _read_rows(frames: FrameStack, rows: list[int]) -> NDArray[np.float32]:

@@ -3,13 +3,85 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quietbeam.compress.header import ArchiveHeader
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.acquisition import Acquisition
+from quietbeam.reconstruction.errors import ReductionError, ScanError
+from quietbeam.reconstruction.reconstructors import available_reconstructors
 
+from .geometry import split
+from .scan import Scan
 from .settings import ReductionSettings
+from .sinograms import SinogramSettings, sinogram_halo
 
-__all__ = ["check_volume"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check_feasible", "check_volume", "choose_device"]
+
+_WHAT_IS_MISSING = {
+    "fbp-cuda": "a CUDA device and its driver, and ASTRA finds none here",
+    "tomopy-gridrec": "tomopy, which is not installed here (conda install -c conda-forge tomopy)",
+}
+
+
+def check_feasible(scan: Scan, settings: ReductionSettings) -> None:
+    """Refuse settings that the scan or this machine cannot do, before anything is computed.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : ReductionSettings
+        All settings.
+
+    Raises
+    ------
+    ScanError
+        If the axis given is not on the detector, or the phase is to be retrieved and the scan does not tell how.
+    ReductionError
+        If the method's library or device is not here, the projections are too few for the sections, or the slices too
+        small or too many.
+    """
+    check_volume(scan.path, (scan.num_rows, scan.num_columns, scan.num_columns), settings)
+    method, column = settings.reconstruction.method, settings.rotation_axis.column
+    if method not in available_reconstructors():
+        raise ReductionError(f"reconstruction.method={method} needs {_WHAT_IS_MISSING[method]}: choose gridrec or fbp")
+    if column is not None and not 0 <= column <= scan.num_columns - 1:
+        raise ScanError(
+            f"{scan.path}: rotation_axis must lie in [0, {scan.num_columns - 1}], got {column:g}: leave it out to have "
+            "it found"
+        )
+    choose_device(settings.compute.device)
+    split(scan, Acquisition.from_angles(scan.theta), settings)
+    sinogram_halo(scan, SinogramSettings.of(settings))
+
+
+def choose_device(name: str) -> torch.device:
+    """Find the device of the network.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda"}
+        auto takes CUDA where there is one.
+
+    Returns
+    -------
+    torch.device
+        It.
+
+    Raises
+    ------
+    ReductionError
+        If CUDA is asked for and not here.
+    """
+    import torch
+
+    has_cuda = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise ReductionError("compute.device is cuda, but torch finds no CUDA device here; take auto or cpu")
+    return torch.device("cuda" if has_cuda else "cpu")
 
 
 def check_volume(path: Path, shape: tuple[int, int, int], settings: ReductionSettings) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from quietbeam.compress.archive import is_archive, open_archive
-from quietbeam.reconstruction.sections import split_angles
+from quietbeam.reconstruction.acquisition import Acquisition
+from quietbeam.reconstruction.angles import covers_full_turn
 
 from .estimate import estimate
+from .feasibility import check_feasible
+from .geometry import split
 from .scan import Scan, open_scan
 from .settings import ReductionSettings
 from .workspace import ARCHIVE
@@ -94,9 +97,12 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
     """
     scan = open_scan(path, settings.scan)
     yield from describe_scan(scan)
-    sections = split_angles(scan.theta, settings.sections.num_sections)
-    yield f"sections    {len(sections)}, of {min(map(len, sections))} to {max(map(len, sections))} projections"
-    yield f"reconstruct {settings.reconstruction.method}, {scan.num_rows} slices of {scan.num_columns}^2 voxels"
+    check_feasible(scan, settings)
+    sections = split(scan, Acquisition.from_angles(scan.theta), settings)
+    counts = " or ".join(map(str, sorted({len(section) for section in sections})))
+    yield f"sections    {len(sections)}, of {counts} projections"
+    wider = ", wider if it is a half-acquisition" if covers_full_turn(scan.theta) else ""
+    yield f"reconstruct {settings.reconstruction.method}, {scan.num_rows} slices of {scan.num_columns}^2 voxels{wider}"
     depth, context = settings.network.depth, settings.pairs.context_slices
     length = (
         f"{settings.training.epochs} epochs" if settings.training.epochs else f"{settings.training.minutes:g} minutes"

@@ -41,7 +41,7 @@ from quietbeam.reconstruction.reconstructors import circle
 from .atomic import sync, write_atomically
 from .calibrate import epochs_for, fastest_threads
 from .epochs import train
-from .feasibility import check_volume
+from .feasibility import check_feasible, choose_device
 from .held_out import HeldOut, caveats_of_denoising
 from .job import Job
 from .journal import stage_key
@@ -70,13 +70,13 @@ class Reduction:
     def __init__(self, job: Job) -> None:
         self.job, self.settings, self.workspace, self.progress = job, job.settings, job.workspace, job.progress
         self.threads = job.settings.compute.threads or torch.get_num_threads()
-        self.device = _device(job.settings.compute.device)
+        self.device = choose_device(job.settings.compute.device)
 
     def run(self) -> None:
         """Run all stages up to the archive and the network in place."""
         torch.set_num_threads(self.threads)
         scan = self.job.scan
-        check_volume(scan.path, (scan.num_rows, scan.num_columns, scan.num_columns), self.settings)
+        check_feasible(scan, self.settings)
         for decision in scan.decisions:
             self.job.decide(*decision)
         self.job.doubt(scan.caveats)
@@ -317,11 +317,3 @@ def _cost(encoded: EncodedChunk) -> dict[str, Any]:
     numbers = dataclasses.asdict(encoded)
     del numbers["payload"]
     return numbers
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ReductionError("compute.device is cuda, but torch finds no CUDA device here; take auto or cpu")
-    return torch.device(name)

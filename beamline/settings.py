@@ -7,7 +7,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -99,8 +99,8 @@ def read_settings(
     """
     tables = _read_toml(config) if config else {}
     for override in overrides:
-        name, value = _split(override)
-        _put(tables, name, value)
+        name, text = _split(override)
+        _put(tables, name, _value(name, text))
     for name, option in (options or {}).items():
         _put(tables, name, option)
     try:
@@ -119,11 +119,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not a TOML file ({error})") from error
 
 
-def _split(override: str) -> tuple[str, Any]:
+def _split(override: str) -> tuple[str, str]:
     name, equals, text = override.partition("=")
     if not equals or "." not in name:
         raise SettingsError(f"expected --set STAGE.NAME=VALUE, for example training.minutes=5, got {override!r}")
-    return name.strip(), _value(text.strip())
+    return name.strip(), text.strip()
 
 
 def _put(tables: dict[str, Any], name: str, value: Any) -> None:
@@ -136,13 +136,22 @@ def _put(tables: dict[str, Any], name: str, value: Any) -> None:
     table[last] = value
 
 
-def _value(text: str) -> Any:
-    if text in ("none", "None"):
+def _value(name: str, text: str) -> Any:
+    if text in ("none", "None") and not _is_a_choice(name, text):
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _is_a_choice(name: str, text: str) -> bool:
+    """Tell whether a setting takes this very word, as ``stripes.method`` takes none."""
+    annotation: Any = ReductionSettings
+    for part in name.split("."):
+        field = getattr(annotation, "model_fields", {}).get(part)
+        annotation = field.annotation if field else None
+    return text in get_args(annotation)
 
 
 def _explain(where: str, tables: dict[str, Any], error: Any) -> str:

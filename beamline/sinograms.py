@@ -52,7 +52,9 @@ class SinogramSettings(BaseModel):
         return cls(**{stage: getattr(settings, stage) for stage in cls.model_fields})
 
 
-def clean_sinograms(scan: Scan, rows: slice, settings: SinogramSettings) -> tuple[NDArray[np.float32], Counter[str]]:
+def clean_sinograms(
+    scan: Scan, rows: slice, settings: SinogramSettings, *, num_threads: int = 1
+) -> tuple[NDArray[np.float32], Counter[str]]:
     """Read detector rows and make line integrals of them.
 
     In this order: flats and darks, dead pixels, zingers, phase, minus logarithm, rings. Phase retrieval couples rows:
@@ -66,6 +68,8 @@ def clean_sinograms(scan: Scan, rows: slice, settings: SinogramSettings) -> tupl
         Detector rows.
     settings : SinogramSettings
         Normalisation, outliers, phase, rings.
+    num_threads : int
+        Threads; the result does not depend on it.
 
     Returns
     -------
@@ -74,7 +78,8 @@ def clean_sinograms(scan: Scan, rows: slice, settings: SinogramSettings) -> tupl
     Counter
         How many values were ``starved``, ``zingers``, ``dead``, ``bright`` or ``not finite``, out of ``all``; the
         number of ``unlit rows``, whose values are not counted as dead and whose line integrals are 0; how many pixels
-        are ``dark above flat``, and how many values of the flats and darks ``calibration not finite``.
+        are ``dark above flat``, how many values of the flats and darks ``calibration not finite``, and the number of
+        rows with ``rings left``.
 
     Raises
     ------
@@ -83,12 +88,13 @@ def clean_sinograms(scan: Scan, rows: slice, settings: SinogramSettings) -> tupl
     """
     optics = _optics(scan, settings.phase)
     if optics is None:
-        sinograms, _, counts = _clean_rows(scan, _read_frames(scan, rows), settings)
+        sinograms, _, counts = _clean_rows(scan, _read_frames(scan, rows), settings, num_threads)
     else:
-        sinograms, counts = _clean_and_retrieve(scan, rows, settings, optics)
+        sinograms, counts = _clean_and_retrieve(scan, rows, settings, optics, num_threads=num_threads)
     if scan.normalised != "attenuation":
         sinograms, counts["starved"] = line_integrals(sinograms, settings.normalize)
-    return remove_stripes(sinograms, settings.stripes), counts
+    sinograms, counts["rings left"] = remove_stripes(sinograms, settings.stripes, num_threads=num_threads)
+    return sinograms, counts
 
 
 def sinogram_halo(scan: Scan, settings: SinogramSettings) -> int:
@@ -168,7 +174,9 @@ def _read_frames(scan: Scan, rows: slice) -> list[NDArray[np.float32]]:
     return [mask_unmeasured(read(rows)) for read in reads]
 
 
-def _clean_rows(scan: Scan, frames: list[NDArray[np.float32]], settings: SinogramSettings) -> _CleanRows:
+def _clean_rows(
+    scan: Scan, frames: list[NDArray[np.float32]], settings: SinogramSettings, num_threads: int
+) -> _CleanRows:
     """Correct flats and darks, fill dead pixels and take zingers off: every row by itself."""
     projections, *beam = frames
     dead = np.zeros(projections.shape[1:], np.bool_)
@@ -186,7 +194,7 @@ def _clean_rows(scan: Scan, frames: list[NDArray[np.float32]], settings: Sinogra
     sinograms = fill_dead(sinograms, empty=1.0 if transmitted else 0.0)
     if transmitted:
         counts["bright"] = int((np.median(sinograms, axis=1) > BRIGHT).sum()) * sinograms.shape[1]
-        sinograms, counts["zingers"] = remove_zingers(sinograms, settings.outliers)
+        sinograms, counts["zingers"] = remove_zingers(sinograms, settings.outliers, num_threads=num_threads)
     return _CleanRows(sinograms, unlit, counts)
 
 
@@ -202,7 +210,7 @@ def _correct(
 
 
 def _clean_and_retrieve(
-    scan: Scan, rows: slice, settings: SinogramSettings, optics: PhaseOptics
+    scan: Scan, rows: slice, settings: SinogramSettings, optics: PhaseOptics, *, num_threads: int
 ) -> tuple[NDArray[np.float32], Counter[str]]:
     """Clean the rows and those that the phase couples them to, and filter; only the rows themselves are counted."""
     start, stop, _ = rows.indices(scan.num_rows)
@@ -211,11 +219,11 @@ def _clean_and_retrieve(
     inner = slice(start - first, stop - first)
     frames = _read_frames(scan, slice(first, last))
     parts = [part for part in (slice(0, inner.start), inner, slice(inner.stop, last - first)) if part.stop > part.start]
-    cleaned = [_clean_rows(scan, [stack[:, part] for stack in frames], settings) for part in parts]
+    cleaned = [_clean_rows(scan, [stack[:, part] for stack in frames], settings, num_threads) for part in parts]
     del frames
     unlit = np.concatenate([part.unlit for part in cleaned])
     sinograms = np.concatenate([part.sinograms for part in cleaned])
-    sinograms = _filter(sinograms, unlit, inner, optics, settings.phase)
+    sinograms = _filter(sinograms, unlit, inner, optics, settings.phase, num_threads=num_threads)
     sinograms[unlit[inner]] = 1
     return sinograms, cleaned[parts.index(inner)].counts
 
@@ -226,6 +234,8 @@ def _filter(
     inner: slice,
     optics: PhaseOptics,
     settings: PhaseSettings,
+    *,
+    num_threads: int,
 ) -> NDArray[np.float32]:
     """Filter the projections and keep the inner rows; an unlit row stands for the lit one next to it."""
     lit = np.flatnonzero(~unlit)
@@ -236,7 +246,7 @@ def _filter(
     for first in range(0, sinograms.shape[1], PHASE_FRAMES):
         angles = slice(first, first + PHASE_FRAMES)
         images = sinograms[nearest, angles].swapaxes(0, 1)
-        result = paganin(images, **optics._asdict(), padding=settings.padding)
+        result = paganin(images, **optics._asdict(), padding=settings.padding, num_threads=num_threads)
         filtered[:, angles] = result[:, inner].swapaxes(0, 1)
     return filtered
 
@@ -275,7 +285,7 @@ def count_caveats(counts: Counter[str]) -> list[Caveat]:
     Returns
     -------
     list of Caveat
-        Of photon starvation, dead pixels, darks above flats, unlit rows, values that are not finite.
+        Of photon starvation, dead pixels, darks above flats, unlit rows, values that are not finite, rings left.
     """
     caveats = []
     share = {name: count / max(counts["all"], 1) for name, count in counts.items()}
@@ -303,4 +313,7 @@ def count_caveats(counts: Counter[str]) -> list[Caveat]:
         caveats.append(
             Caveat("not-finite", f"{counts['not finite']} values were nan or inf and were interpolated along their row")
         )
+    if counts["rings left"]:
+        seen = f"ring removal left {counts['rings left']} of the slices as they are"
+        caveats.append(Caveat("rings-left", f"{seen}: too few angles or columns for it, or values too large"))
     return caveats

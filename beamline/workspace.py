@@ -64,6 +64,8 @@ class Workspace:
             self.scratch.mkdir(exist_ok=True)
             yield
         finally:
+            with contextlib.suppress(OSError):  # a refused job leaves nothing in it
+                self.scratch.rmdir()
             lock.release()
 
     def forget_result(self) -> None:

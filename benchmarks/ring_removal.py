@@ -53,7 +53,7 @@ def _compare(case: str, scan: Scan, axis: float, truth: Array) -> list[Row]:
     untouched = SinogramSettings(stripes=StripeSettings(method="none"))
     raw, _ = clean_sinograms(scan, slice(0, scan.num_rows), untouched)
     methods = {
-        "quietbeam": lambda: remove_stripes(raw),
+        "quietbeam": lambda: remove_stripes(raw)[0],
         "algotom remove_all_stripe (51, 21)": lambda: np.stack([remove_all_stripe(row.copy()) for row in raw]),
         "no ring removal": lambda: raw,
     }

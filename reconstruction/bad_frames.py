@@ -150,13 +150,23 @@ def describe_bad_frames(kind: Literal["flats", "darks", "projections"], verdict:
     numbers = np.flatnonzero(verdict.bad)
     if not numbers.size:
         return ()
-    whole = {"flats": "of the brightest", "darks": "of the open beam", "projections": "of the open beam"}[kind]
-    seen = [f"{n} (not finite)" if np.isnan(level := verdict.levels[n]) else f"{n} ({level:.2f})" for n in numbers]
-    named = ", ".join(seen[:NUM_NAMED]) + (", ..." if numbers.size > NUM_NAMED else "")
+    whole = "of the brightest's light" if kind == "flats" else "of the open beam's light"
     good = verdict.levels[~verdict.bad]
-    others = f"; the others show {good.min():.2f} to {good.max():.2f}" if good.size else ""
-    message = f"{numbers.size} of {verdict.bad.size} {kind} are left out: number (light {whole}) {named}{others}"
+    others = f"; the others have {good.min():.2f} to {good.max():.2f}" if good.size else ""
+    verb = "is" if numbers.size == 1 else "are"
+    shown = _name_frames(numbers, verdict.levels, whole)
+    message = f"{numbers.size} of {verdict.bad.size} {kind} {verb} left out: {shown}{others}"
     return (Caveat(f"bad-{kind}", message),)
+
+
+def _name_frames(numbers: NDArray[np.intp], levels: NDArray[np.float64], whole: str) -> str:
+    """Name the first frames and what they have of the whole."""
+    seen = ["not finite" if np.isnan(levels[number]) else f"{levels[number]:.2f}" for number in numbers]
+    if numbers.size == 1:
+        return f"frame {numbers[0]} " + (f"has {seen[0]} {whole}" if seen[0] != "not finite" else "is not finite")
+    named = [f"{number} ({level})" for number, level in zip(numbers, seen, strict=True)][:NUM_NAMED]
+    more = ", ..." if numbers.size > NUM_NAMED else ""
+    return f"frames {', '.join(named)}{more} {whole}"
 
 
 def _block_means(frames: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -22,7 +22,9 @@ __all__ = [
 ]
 
 LIT = 3.0
-"""Median open beam of a row, in standard deviations of one frame's pixel, from which the row saw the beam."""
+"""Open beam, in standard errors of its average, from which it is no noise."""
+BRIGHT = 0.9
+"""Quantile of a row's open beam that is its level: the beam may reach a part of the columns only."""
 
 
 class NormalizeSettings(BaseModel):
@@ -40,7 +42,10 @@ class NormalizeSettings(BaseModel):
         1e-3, gt=0, lt=1, description="Transmission that photon-starved pixels are set to before the logarithm."
     )
     dead_below: float = Field(
-        0.1, ge=0, lt=1, description="A pixel is dead whose open beam is below this share of the median one; 0 = none."
+        0.1,
+        ge=0,
+        lt=1,
+        description="A pixel is dead whose open beam is below this share of the brightest tenth of its row; 0 = none.",
     )
 
 
@@ -54,7 +59,7 @@ class Transmission(NamedTuple):
     dead : bool, shape (row, column)
         Pixels that saw no beam; all of an unlit row.
     inverted : bool, shape (row, column)
-        Those of the dead pixels of lit rows that are brighter without beam than with it.
+        Those of the dead pixels of lit rows that are brighter without beam than with it, by more than noise.
     """
 
     values: NDArray[np.float32]
@@ -92,7 +97,7 @@ def dead_pixels(open_beam: NDArray[np.float32], dead_below: float) -> NDArray[np
     open_beam : float32, shape (row, column)
         Mean flat minus mean dark, in counts.
     dead_below : float
-        Share of the row's median below which a pixel counts as dead.
+        Share of the row's level, the `BRIGHT` quantile, below which a pixel counts as dead.
 
     Returns
     -------
@@ -100,15 +105,15 @@ def dead_pixels(open_beam: NDArray[np.float32], dead_below: float) -> NDArray[np
         True at dead pixels.
     """
     finite = np.where(np.isfinite(open_beam), open_beam, 0)
-    level = np.median(finite, axis=1, keepdims=True)
+    level = np.quantile(finite, BRIGHT, axis=1, keepdims=True)
     return np.asarray((finite <= dead_below * level) | (finite <= 0))
 
 
 def unlit_rows(flats: NDArray[np.float32], darks: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Find the detector rows that the beam did not reach: behind slits, or above and below a flat beam.
 
-    A row is unlit if the median of its open beam is not above `LIT` standard deviations of one frame. They come from
-    how the frames differ, apart from what changes a whole row; of single frames, from how neighbouring columns differ.
+    A row is unlit if the `BRIGHT` quantile of its average open beam is within `LIT` standard errors, or within one
+    standard deviation of a single frame without light, as much as an offset may drift however many frames there are.
 
     Parameters
     ----------
@@ -120,13 +125,19 @@ def unlit_rows(flats: NDArray[np.float32], darks: NDArray[np.float32]) -> NDArra
     bool, shape (row,)
         True at unlit rows; each row is judged by itself.
     """
+    return _find_unlit(flats, darks)[0]
+
+
+def _find_unlit(
+    flats: NDArray[np.float32], darks: NDArray[np.float32]
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Tell unlit rows, and how much open beam noise and a drift of the offset explain in each: shapes (row,)."""
     flats, darks = _fill_with_average(flats), _fill_with_average(darks)
-    open_beam = average_frames(flats) - average_frames(darks)
-    variance = _frame_variance(flats) + _frame_variance(darks)
-    if len(flats) == len(darks) == 1 and flats.shape[2] > 1:
-        steps = np.median(np.abs(np.diff(open_beam, axis=1)), axis=1)
-        variance = np.square(MAD_TO_STD * steps) / 2
-    return np.asarray(~(np.median(open_beam, axis=1) > LIT * np.sqrt(variance)))
+    level = np.quantile(average_frames(flats) - average_frames(darks), BRIGHT, axis=1)
+    flat_variance, dark_variance = _frame_variance(flats), _frame_variance(darks)
+    error = np.sqrt(flat_variance / len(flats) + dark_variance / len(darks))
+    noise = np.maximum(LIT * error, np.sqrt(np.minimum(flat_variance, dark_variance)))
+    return np.asarray(~(level > noise)), np.asarray(noise)
 
 
 def _fill_with_average(frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -136,7 +147,13 @@ def _fill_with_average(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _frame_variance(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Variance of one frame's pixels, shape (row,); 0 of a single frame. The current of the ring may change."""
+    """Variance of one frame's pixels, shape (row,): from how frames differ, of a single one how neighbours differ.
+
+    What changes a whole row is no noise: the current of the ring may change.
+    """
+    if len(frames) == 1 and frames.shape[2] > 1:
+        steps = np.median(np.abs(np.diff(frames[0], axis=1)), axis=1)
+        return np.asarray(np.square(MAD_TO_STD * steps) / 2)
     if len(frames) == 1:
         return np.zeros(frames.shape[1], np.float32)
     pattern = frames - np.median(frames, axis=2, keepdims=True)
@@ -200,9 +217,9 @@ def transmission(
     groups, lower, share = _place_in_time(flats, projections, flat_positions, positions, settings)
     dark = average_frames(darks, settings.average)
     open_beams = np.stack([average_frames(flats[group], settings.average) - dark for group in groups])
-    unlit = unlit_rows(flats, darks)
+    unlit, noise = _find_unlit(flats, darks)
     dead = unlit[:, None] | np.any([dead_pixels(beam, settings.dead_below) for beam in open_beams], axis=0)
-    inverted = ~unlit[:, None] & (open_beams < 0).any(axis=0)
+    inverted = ~unlit[:, None] & (open_beams.mean(axis=0) < -noise[:, None])
     open_beams[:, dead] = np.nan
     upper = np.minimum(lower + 1, len(groups) - 1)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is filled with its neighbours later

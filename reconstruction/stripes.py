@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from .threads import for_each
+
 __all__ = ["STRIPE_METHODS", "StripeSettings", "remove_stripes"]
 
 LARGE_SIZE, SMALL_SIZE, SMOOTH_SIZE, FULL_WIDTH = 51, 21, 15, 2048
@@ -56,7 +58,9 @@ def removes(name: str) -> Callable[[StripeMethod], StripeMethod]:
     return enter
 
 
-def remove_stripes(sinograms: NDArray[np.float32], settings: StripeSettings | None = None) -> NDArray[np.float32]:
+def remove_stripes(
+    sinograms: NDArray[np.float32], settings: StripeSettings | None = None, *, num_threads: int = 1
+) -> tuple[NDArray[np.float32], int]:
     """Take stripes off the whole sinograms, before they are split into sections.
 
     Parameters
@@ -65,11 +69,16 @@ def remove_stripes(sinograms: NDArray[np.float32], settings: StripeSettings | No
         Line integrals.
     settings : StripeSettings, optional
         Method and windows.
+    num_threads : int
+        Threads, over rows; the result does not depend on it.
 
     Returns
     -------
     float32, shape (row, angle, column)
-        Sinograms without stripes; one too small for the method, or too large in its values, comes back as it is.
+        Sinograms without stripes.
+    int
+        Number of sinograms that come back as they are: too small for the method, or with values too large for it. One
+        of a single value has no stripes and does not count.
 
     Notes
     -----
@@ -85,18 +94,31 @@ def remove_stripes(sinograms: NDArray[np.float32], settings: StripeSettings | No
     """
     settings = settings or StripeSettings()
     if settings.method == "none" or not sinograms.size:
-        return sinograms
-    return np.stack([_remove_stripes(sinogram, settings) for sinogram in sinograms])
+        return sinograms, 0
+    cured, left = np.empty_like(sinograms), [False] * len(sinograms)
 
+    def cure(row: int) -> None:
+        without = _remove_stripes(sinograms[row], settings)
+        cured[row], left[row] = (sinograms[row], True) if without is None else (without, False)
 
-def _remove_stripes(sinogram: NDArray[np.float32], settings: StripeSettings) -> NDArray[np.float32]:
-    """Apply a method to a copy; where it cannot work, the sinogram stays as it is."""
-    if min(sinogram.shape) < MIN_SIZE or sinogram.min() == sinogram.max():
-        return sinogram
-    with np.errstate(all="ignore"), warnings.catch_warnings():
+    with warnings.catch_warnings():  # not in the threads, which share what is shown
         warnings.simplefilter("ignore")  # of a narrow sinogram, all wavelets reach beyond its edges
-        cured = STRIPE_METHODS[settings.method](sinogram.copy(), settings).astype(np.float32)
-    return cured if cured.shape == sinogram.shape and np.isfinite(cured).all() else sinogram
+        for_each(cure, len(sinograms), num_threads)
+    return cured, sum(left)
+
+
+def _remove_stripes(sinogram: NDArray[np.float32], settings: StripeSettings) -> NDArray[np.float32] | None:
+    """Apply a method to a copy; None where it cannot work."""
+    if sinogram.min() == sinogram.max():
+        return sinogram
+    if min(sinogram.shape) < MIN_SIZE:
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            cured = STRIPE_METHODS[settings.method](sinogram.copy(), settings).astype(np.float32)
+    except (ValueError, TypeError):  # what algotom's libraries say of shapes and values that they cannot bear
+        return None
+    return cured if cured.shape == sinogram.shape and np.isfinite(cured).all() else None
 
 
 @removes("all")
@@ -137,7 +159,9 @@ def _fit(sinogram: Sinogram, settings: StripeSettings) -> Sinogram:
 def _damp_wavelets(sinogram: Sinogram, settings: StripeSettings) -> Sinogram:
     from algotom.prep.removal import remove_stripe_based_wavelet_fft
 
-    return np.asarray(remove_stripe_based_wavelet_fft(sinogram)) if min(sinogram.shape) >= MIN_WAVELETS else sinogram
+    if min(sinogram.shape) < MIN_WAVELETS:
+        raise ValueError(f"wavelets need {MIN_WAVELETS} angles and columns, got {sinogram.shape}")
+    return np.asarray(remove_stripe_based_wavelet_fft(sinogram))
 
 
 @removes("normalization")
@@ -155,7 +179,9 @@ def _where_columns_differ(
     """Apply a method that finds stripes by how far columns stand out; where none differ at all, it has none to find."""
     try:
         return method(sinogram.copy(), *arguments, **options)
-    except (ValueError, TypeError):  # with valid windows: less spread among the columns than it can measure
+    except ValueError as error:
+        if "noise-free" not in str(error):  # algotom's word for less spread among the columns than it can measure
+            raise
         return sinogram
 
 

@@ -62,7 +62,7 @@ TOLD: dict[str, tuple[Spoil, str, str]] = {
     "nan in a flat": (set_data("exchange/data_white", (0, 3, 20), np.nan), "calibration-not-finite", "1 "),
     "nan in a dark": (set_data("exchange/data_dark", (0, 3, 20), np.nan), "calibration-not-finite", "1 "),
     "zero flats in a row": (set_data("exchange/data_white", (slice(None), 3), 0), "unlit-rows", "1 of"),
-    "a flat without beam": (set_data("exchange/data_white", 4, 100), "bad-flats", "1 of 20 flats"),
+    "a flat without beam": (set_data("exchange/data_white", 4, 100), "bad-flats", "1 of 20 flats is left out: frame 4"),
     "darks above flats": (set_data("exchange/data_dark", BLOCK, 6e4), "dark-above-flat", "3.91%"),
     "a projection of nan": (set_data("exchange/data", 11, np.nan), "bad-projections", "1 of 48"),
     "projections without beam": (set_data("exchange/data", slice(20, 24), 100), "bad-projections", "4 of 48"),

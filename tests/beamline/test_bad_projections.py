@@ -61,7 +61,7 @@ def test_blank_frames_beside_each_other_in_time_not_in_angle(scan_file):
     scan = open_scan(spoil(scan_file, dump))
     bad, caveats = find_bad_projections(scan)
     assert sorted(scan.order[bad]) == BLANK
-    assert "open beam) 7 (" in caveats[0].message
+    assert "frames 7 (" in caveats[0].message
 
 
 def test_frames_that_are_not_finite(scan_file):

@@ -67,3 +67,10 @@ def test_every_setting_has_a_description():
     for stage in ReductionSettings.model_fields.values():
         for name, field in type(stage.default).model_fields.items():
             assert field.description, f"{stage}.{name}"
+
+
+def test_none_is_a_word_where_a_setting_takes_it_and_nothing_elsewhere():
+    settings = read_settings(overrides=["stripes.method=none", "archive.codec=none", "rotation_axis.column=None"])
+    assert settings.stripes.method == "none"
+    assert settings.archive.codec is None
+    assert settings.rotation_axis.column is None

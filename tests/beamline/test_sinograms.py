@@ -53,7 +53,7 @@ def test_rows_without_beam_are_empty_and_told(slit_scan):
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_rows_read_together_do_not_matter(slit_scan, size):
-    whole, counts = clean_sinograms(slit_scan, slice(0, 16), SinogramSettings())
+    whole, counts = clean_sinograms(slit_scan, slice(0, 16), SinogramSettings(), num_threads=2)
     parts = [clean_sinograms(slit_scan, slice(i, min(i + size, 16)), SinogramSettings()) for i in range(0, 16, size)]
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), whole)
     assert sum((part for _, part in parts), start=type(counts)()) == +counts
@@ -103,7 +103,7 @@ class TestPhase:
     def test_rows_read_together_do_not_matter(self, tall_scan, size):
         """Of the line integrals themselves: ring removal sorts values, and may swap two that are all but equal."""
         settings = self.settings.model_copy(update={"stripes": StripeSettings(method="none")})
-        whole, counts = clean_sinograms(tall_scan, slice(0, 230), settings)
+        whole, counts = clean_sinograms(tall_scan, slice(0, 230), settings, num_threads=3)
         for start in (0, 18, 59, 118, 122, 225):
             rows = slice(start, start + size)
             part, part_counts = clean_sinograms(tall_scan, rows, settings)
@@ -214,6 +214,14 @@ class TestBadScience:
         assert set(told) == {"dark-above-flat", "many-dead-pixels"}
         assert told["dark-above-flat"].startswith("4.17% of the detector")
 
+    def test_noise_beside_the_beam_is_no_dark_above_flat(self, edited):
+        rng = np.random.default_rng(6)
+
+        def shade(frames):
+            frames[:, :, :15] = rng.normal(100, 2, frames[:, :, :15].shape)
+
+        assert set(edited(data=shade, data_white=shade)) == {"many-dead-pixels"}
+
     def test_zero_flats_in_a_part(self, edited):
         def spoil(frames):
             frames[:, :, 10:15] = 0
@@ -228,6 +236,15 @@ class TestBadScience:
             frames[2] += 500
 
         assert set(edited(data_white=blank, data_dark=leak)) == {"bad-flats", "bad-darks"}
+
+
+@pytest.mark.parametrize("method", ["wavelet-fft", "none"])
+def test_rings_that_are_left_are_told(tmp_path, method):
+    scan = open_scan(small_scan(tmp_path / "scan.h5", num_angles=20))
+    _, counts = clean_sinograms(scan, slice(0, 3), SinogramSettings(stripes=StripeSettings(method=method)))
+    told = [caveat.message for caveat in count_caveats(counts) if caveat.code == "rings-left"]
+    left = "ring removal left 3 of the slices as they are: too few angles or columns for it, or values too large"
+    assert told == ([left] if method == "wavelet-fft" else [])
 
 
 SPOILT = [np.nan, np.inf, -np.inf, 0, -1, -100, 65535, 1e30, -3e38, 1e-30]

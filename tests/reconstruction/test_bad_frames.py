@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quietbeam.reconstruction.bad_frames import describe_bad_frames, judge_darks, judge_flats, judge_projections
+from quietbeam.reconstruction.bad_frames import (
+    Verdict,
+    describe_bad_frames,
+    judge_darks,
+    judge_flats,
+    judge_projections,
+)
 
 ROWS, COLUMNS = 3, 64
 
@@ -70,6 +76,9 @@ class TestDarks:
     @pytest.mark.parametrize("number", [1, 10])
     def test_good_ones_are_kept(self, number):
         assert found(judge_darks(counted(np.ones(3)), counted(np.zeros(number)))) == []
+
+    def test_a_leak_of_a_tenth_of_the_light(self):
+        assert found(judge_darks(counted(np.ones(3)), counted([0, 0.1, 0]))) == [1]
 
     def test_light_leaks(self):
         darks = counted([0, 0.2, 0, 1, 0])
@@ -169,7 +178,17 @@ def test_a_caveat_names_the_first_frames():
     levels[10:18] = 0
     (caveat,) = describe_bad_frames("projections", judge_projections(frames_of(levels), "transmission"))
     assert caveat.code == "bad-projections"
-    assert caveat.message.startswith("8 of 40 projections are left out: number (light of the open beam) 10 (0.0")
+    assert caveat.message.startswith("8 of 40 projections are left out: frames 10 (0.0")
     assert "14 (0.0" in caveat.message
+    assert ", ... of the open beam's light; the others have 1.00 to 1.01" in caveat.message
     assert "15 (" not in caveat.message
     assert describe_bad_frames("flats", judge_flats(counted(np.ones(4)), DARKS)) == ()
+
+
+def test_a_caveat_of_one_frame():
+    levels = np.array([0.97, 0.99, 0, 0.98])
+    (caveat,) = describe_bad_frames("flats", Verdict(levels == 0, levels))
+    expected = "1 of 4 flats is left out: frame 2 has 0.00 of the brightest's light; the others have 0.97 to 0.99"
+    assert caveat.message == expected
+    (caveat,) = describe_bad_frames("darks", Verdict(np.array([True]), np.array([np.nan])))
+    assert caveat.message == "1 of 1 darks is left out: frame 0 is not finite"

@@ -76,6 +76,42 @@ def test_a_beam_that_decays_or_has_no_photons_unit_is_light():
     assert not unlit_rows(flats, np.full((2, 5, 80), 0.01, np.float32)).any()
 
 
+@pytest.mark.parametrize("num_darks", [1, 20])
+def test_many_flats_of_few_photons_are_light(num_darks):
+    """Eight photons in a frame, on a detector that counts them; the average is known to 2.5 %."""
+    flats = np.random.default_rng(1).poisson(8, (200, 6, 100)).astype(np.float32)
+    darks = np.zeros((num_darks, 6, 100), np.float32)
+    assert not unlit_rows(flats, darks).any()
+    assert not transmission(flats[:1], flats, darks).dead.any()
+
+
+def test_noise_of_few_frames_and_a_drift_of_the_offset_are_no_light():
+    rng = np.random.default_rng(2)
+    nothing = np.zeros((50, 300))
+    for number in (1, 2):
+        assert unlit_rows(counted(rng, nothing, number), counted(rng, nothing, number)).all()
+    flats, darks = counted(rng, nothing, 200), counted(rng, nothing, 200)
+    assert unlit_rows(flats + 1, darks).all()  # a third of the noise of a frame
+
+
+def test_the_noise_of_a_single_flat_is_not_taken_twice():
+    """Rows with light of 2.3 standard deviations: their brightest tenth lies above 3 of them, and below 3 * 2^0.5."""
+    flats = np.random.default_rng(3).normal(2.3, 1, (1, 6, 4000)).astype(np.float32)
+    assert not unlit_rows(flats, np.zeros((1, 6, 4000), np.float32)).any()
+    assert unlit_rows(flats - 1.3, np.zeros((1, 6, 4000), np.float32)).all()
+
+
+def test_a_beam_on_a_part_of_the_columns_is_light_and_the_rest_is_dead():
+    rng = np.random.default_rng(4)
+    photons = np.zeros((8, 200))
+    photons[:, 20:80] = 500
+    flats, darks = counted(rng, photons, 20), counted(rng, 0 * photons, 20)
+    assert not unlit_rows(flats, darks).any()
+    result = transmission(flats, flats, darks)
+    np.testing.assert_array_equal(result.dead, photons == 0)
+    assert result.inverted.mean() < 0.01  # noise is negative in half of the columns without beam
+
+
 class TestAverages:
     @pytest.mark.parametrize("average", ["mean", "median"])
     def test_of_what_is_finite(self, average):

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quietbeam.beamline.feasibility import check_feasible
+from quietbeam.beamline.inspect import describe_plan
+from quietbeam.beamline.scan import Scan, open_scan
+from quietbeam.reconstruction.errors import QuietbeamError, ReductionError, ScanError
+from quietbeam.reconstruction.reconstructors import available_reconstructors
+
+from .jobs import small_scan, small_settings
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
+    return open_scan(small_scan(tmp_path_factory.mktemp("scan") / "scan.h5"))
+
+
+def test_what_can_be_done_passes(scan: Scan) -> None:
+    check_feasible(scan, small_settings())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"rotation_axis__column": 47.5},
+            ScanError,
+            r"scan\.h5: rotation_axis must lie in \[0, 47\], got 47\.5: leave",
+        ),
+        ({"sections__num_sections": 20}, ReductionError, "20 sections need at least 80 projections, got 48"),
+        ({"network__depth": 60, "network__num_dilations": 60}, ReductionError, "smaller than the network's largest"),
+        ({"phase__delta_beta": 100}, ScanError, r"energy"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_computed(
+    scan: Scan, settings: dict[str, object], error: type[QuietbeamError], message: str
+) -> None:
+    chosen = small_settings(**settings)
+    with pytest.raises(error, match=message):
+        check_feasible(scan, chosen)
+    with pytest.raises(error, match=message):
+        list(describe_plan(scan.path, chosen))
+
+
+@pytest.mark.parametrize("method", ["fbp-cuda", "tomopy-gridrec"])
+def test_a_method_whose_library_is_not_here_is_refused(scan: Scan, method: str) -> None:
+    if method in available_reconstructors():
+        pytest.skip(f"{method} is here")
+    with pytest.raises(ReductionError, match=f"reconstruction.method={method} needs .*: choose gridrec or fbp"):
+        check_feasible(scan, small_settings(reconstruction__method=method))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_here_is_refused(scan: Scan) -> None:
+    with pytest.raises(ReductionError, match="torch finds no CUDA device"):
+        check_feasible(scan, small_settings(compute__device="cuda"))
+
+
+def test_a_plan_tells_the_sections(scan: Scan) -> None:
+    lines = list(describe_plan(Path(scan.path), small_settings()))
+    assert "sections    4, of 12 projections" in lines
