@@ -14,6 +14,8 @@ from rich.table import Table
 
 from quietbeam.reconstruction.axis_sweep import AxisSweep, sweep_rotation_axis
 from quietbeam.reconstruction.errors import ScanError
+from quietbeam.reconstruction.half_acquisition import joins_opposite
+from quietbeam.reconstruction.reconstructors import ReconstructionSettings
 from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_axis
 from quietbeam.reconstruction.stripes import StripeSettings
 
@@ -72,7 +74,8 @@ def find_axis(scan: Scan, settings: ReductionSettings) -> RotationAxis:
     """
     # Rings are left in: their removal moves the axis of a narrow detector.
     raw = StageKeys("", settings).sinograms.model_copy(update={"stripes": StripeSettings(method="none")})
-    parts = [clean_sinograms(scan, rows, raw)[0] for rows in middle_rows(scan, settings)]
+    threads = settings.compute.threads or 1
+    parts = [clean_sinograms(scan, rows, raw, num_threads=threads)[0] for rows in middle_rows(scan, settings)]
     return find_rotation_axis(np.concatenate(parts), scan.theta, settings.rotation_axis)
 
 
@@ -113,8 +116,9 @@ def search_axis(
     if columns[0] < 0 or columns[-1] > scan.num_columns - 1:
         swept = f"{columns[0]:g} to {columns[-1]:g}"
         raise ScanError(f"{path}: columns to sweep must lie in [0, {scan.num_columns - 1}], got {swept}")
+    options = _as_reduced(scan, axis, columns, settings.reconstruction)
     sinogram = clean_sinograms(scan, slice(row, row + 1), StageKeys("", settings).sinograms)[0][0]
-    return AxisSearch(scan, axis, row, sweep_rotation_axis(sinogram, scan.theta, columns, settings.reconstruction))
+    return AxisSearch(scan, axis, row, sweep_rotation_axis(sinogram, scan.theta, columns, options))
 
 
 def parse_columns(text: str) -> NDArray[np.float64]:
@@ -186,6 +190,17 @@ def print_search(search: AxisSearch) -> None:
 def _is_inside(sweep: AxisSweep) -> bool:
     """Whether the sharpest slice has a less sharp one on either side."""
     return bool(sweep.columns[0] < sweep.best < sweep.columns[-1])
+
+
+def _as_reduced(
+    scan: Scan, axis: RotationAxis, columns: NDArray[np.float64], settings: ReconstructionSettings
+) -> ReconstructionSettings:
+    """Join opposite projections where a reduction about the axis found would; columns elsewhere decide themselves."""
+    if not columns[0] <= axis.column <= columns[-1]:
+        return settings
+    asked, width = settings.half_acquisition, scan.num_columns
+    joined = joins_opposite(asked, scan.theta, axis.column, width, sees_beyond=axis.sees_beyond)
+    return settings.model_copy(update={"half_acquisition": joined})
 
 
 def _around(column: float, num_columns: int) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ def compare_with_truth(output: Path, truth: Path) -> dict[str, float]:
         for start in range(0, len(volume), CHUNK):
             rows = slice(start, min(start + CHUNK, len(volume)))
             right = volume[rows][:, inside]
-            for name, slices in {"archive": archive[rows], **_reconstruct(source, rows)}.items():
+            for name, slices in {"archive": archive[rows], **_reconstruct(source, rows, archive.shape[-1])}.items():
                 errors[name] += float(np.square(slices[:, inside] - right, dtype=np.float64).sum())
     peak = float(volume.max() - volume.min())
     count = len(volume) * int(inside.sum())
@@ -102,11 +102,13 @@ def _in_one_line(error: Exception) -> str:
     return "; ".join(f"settings.{name}: {message}" for name, message in faults)
 
 
-def _reconstruct(source: _Source, rows: slice) -> dict[str, NDArray[np.float32]]:
+def _reconstruct(source: _Source, rows: slice, slice_size: int) -> dict[str, NDArray[np.float32]]:
     """Reconstruct some rows from all projections with each method that is here."""
     scan, settings = source.scan, source.settings
-    sinograms, _ = clean_sinograms(scan, rows, SinogramSettings.of(settings))
-    geometry = choose_geometry(scan, source.rotation_axis, settings)
+    threads = settings.compute.threads or 1
+    sinograms, _ = clean_sinograms(scan, rows, SinogramSettings.of(settings), num_threads=threads)
+    joined = slice_size > scan.num_columns  # as the reduction found
+    geometry = choose_geometry(scan, source.rotation_axis, settings, sees_beyond=joined)
     whole = replace(geometry, sections=[np.arange(scan.num_projections)])
     slices = {}
     for name in available_reconstructors():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from quietbeam.reconstruction.acquisition import Acquisition, angle_caveats
 from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import ReductionError
-from quietbeam.reconstruction.half_acquisition import extend, is_half_acquisition, wide_detector
+from quietbeam.reconstruction.half_acquisition import extend, joins_opposite, wide_detector
 from quietbeam.reconstruction.reconstructors import ReconstructionSettings, reconstruct_sections
 from quietbeam.reconstruction.sections import angular_sections, evenness_caveats, section_shares
 
@@ -112,7 +112,9 @@ class SliceGeometry:
         )
 
 
-def choose_geometry(scan: Scan, rotation_axis: float, settings: ReductionSettings) -> SliceGeometry:
+def choose_geometry(
+    scan: Scan, rotation_axis: float, settings: ReductionSettings, *, sees_beyond: bool
+) -> SliceGeometry:
     """Split a scan into sections, and see whether it is a half-acquisition.
 
     Parameters
@@ -123,6 +125,8 @@ def choose_geometry(scan: Scan, rotation_axis: float, settings: ReductionSetting
         Column of the axis.
     settings : ReductionSettings
         All settings.
+    sees_beyond : bool
+        Whether the far side of the detector sees the sample where the near side does not reach.
 
     Returns
     -------
@@ -134,9 +138,8 @@ def choose_geometry(scan: Scan, rotation_axis: float, settings: ReductionSetting
     ReductionError
         If there are too few projections for the sections.
     """
-    half = settings.reconstruction.half_acquisition
-    if half is None:
-        half = is_half_acquisition(scan.theta, rotation_axis, scan.num_columns)
+    asked = settings.reconstruction.half_acquisition
+    half = joins_opposite(asked, scan.theta, rotation_axis, scan.num_columns, sees_beyond=sees_beyond)
     acquisition = Acquisition.from_angles(scan.theta, half_acquisition=half)
     return SliceGeometry(acquisition, rotation_axis, scan.num_columns, split(scan, acquisition, settings))
 

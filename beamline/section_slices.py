@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quietbeam.reconstruction.acquisition import Acquisition
 from quietbeam.reconstruction.caveats import Caveat
 from quietbeam.reconstruction.noise import noise_of_sections
 from quietbeam.reconstruction.rotation_axis import RotationAxis
@@ -18,7 +17,7 @@ from .bad_projections import find_bad_projections
 from .chunks import chunk_rows
 from .estimate import check_space
 from .feasibility import check_volume
-from .geometry import SliceGeometry, choose_geometry, split
+from .geometry import SliceGeometry, choose_geometry
 from .job import Job
 from .scan import Scan
 from .sinograms import clean_sinograms, count_caveats, phase_decision, refuse_empty
@@ -95,9 +94,9 @@ def reconstruct_scan(job: Job, *, num_threads: int) -> SectionSlices:
         If there are too few projections, or no space.
     """
     scan = _leave_out_bad_projections(job)
-    _check_sampling(job, scan)
     axis = _find_axis(job, scan)
     geometry = _choose_geometry(job, scan, axis)
+    job.doubt(_few_projections(geometry))
     volume, noise = _reconstruct(job, scan, geometry, num_threads)
     return SectionSlices(scan, axis, geometry, volume, noise)
 
@@ -117,14 +116,14 @@ def _leave_out_bad_projections(job: Job) -> Scan:
     return scan
 
 
-def _check_sampling(job: Job, scan: Scan) -> None:
-    sections = split(scan, Acquisition.from_angles(scan.theta), job.settings)
-    fewest, columns = min(map(len, sections)), scan.num_columns
-    if fewest < FEW_PROJECTIONS * columns:
-        what = f"a section has {fewest} projections for slices of {columns} pixels"
-        risk = "streaks that all sections share look like structure to the network"
-        advice = "fewer sections (sections.num_sections) may be better"
-        job.doubt([Caveat("few-projections", f"{what}: {risk}; {advice}")])
+def _few_projections(geometry: SliceGeometry) -> list[Caveat]:
+    fewest, columns = min(map(len, geometry.sections)), geometry.slice_size
+    if fewest >= FEW_PROJECTIONS * columns:
+        return []
+    what = f"a section has {fewest} projections for slices of {columns} pixels"
+    risk = "streaks that all sections share look like structure to the network"
+    advice = "fewer sections (sections.num_sections) may be better"
+    return [Caveat("few-projections", f"{what}: {risk}; {advice}")]
 
 
 def _find_axis(job: Job, scan: Scan) -> RotationAxis:
@@ -143,7 +142,7 @@ def _find_axis(job: Job, scan: Scan) -> RotationAxis:
 
 
 def _choose_geometry(job: Job, scan: Scan, axis: RotationAxis) -> SliceGeometry:
-    geometry = choose_geometry(scan, axis.column, job.settings)
+    geometry = choose_geometry(scan, axis.column, job.settings, sees_beyond=axis.sees_beyond)
     for decision in (*geometry.decisions, *phase_decision(scan, job.keys.sinograms)):
         job.decide(*decision)
     wedge_is_known = any(caveat.code == "missing-wedge" for caveat in job.caveats)
@@ -160,7 +159,7 @@ def _reconstruct(job: Job, scan: Scan, geometry: SliceGeometry, num_threads: int
     volume = job.workspace.volume("sections", (scan.num_rows, len(geometry.sections), size, size), journal)
     rows = chunk_rows(scan, settings, slice_size=size)
     for chunk in job.chunks("reconstruct", journal, total=scan.num_rows, size=rows):
-        sinograms, counts = clean_sinograms(scan, chunk, job.keys.sinograms)
+        sinograms, counts = clean_sinograms(scan, chunk, job.keys.sinograms, num_threads=num_threads)
         slices = geometry.reconstruct(
             sinograms, settings.reconstruction, pixel_size=scan.pixel_size, num_threads=num_threads
         )

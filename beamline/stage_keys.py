@@ -16,7 +16,7 @@ from .sinograms import SinogramSettings
 
 __all__ = ["StageKeys"]
 
-FORMAT = 2
+FORMAT = 3
 """Raised when a stage computes something else from the same settings: older scratch files are then not used."""
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from .angles import covers_full_turn
+from .outliers import MAD_TO_STD
 
 __all__ = ["Evidence", "evenly", "mirror_evidence", "opposite_pairs", "opposite_rows", "wedge_evidence"]
 
@@ -99,7 +100,7 @@ class Evidence:
         if values.size == 0:
             return values
         values = values - np.median(values)
-        deviation = 1.4826 * np.median(np.abs(values))  # of a normal distribution with this median
+        deviation = MAD_TO_STD * np.median(np.abs(values))
         return np.asarray(values / deviation if deviation > 0 else np.zeros_like(values))
 
 

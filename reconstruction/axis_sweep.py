@@ -1,8 +1,8 @@
 """One slice about many columns: what a person looks at to judge the rotation axis, with the sharpness of each.
 
 About a wrong column a half turn bends edges into half circles, which spread the grey values: the entropy of their
-histogram rises [1]_; a half-acquisition sees most lines once and does the same. A full turn shows every edge twice, in
-halves: it loses gradient [2]_. Each measure fails where the other holds, so the turn decides.
+histogram rises [1]_; a half-acquisition, which sees lines once or with unequal weights, does the same. A full turn
+shows every edge twice, in halves: it loses gradient [2]_. Each measure fails where the other holds.
 
 References
 ----------
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from .acquisition import Acquisition
 from .angles import angular_weights, covers_full_turn
-from .half_acquisition import extend, is_half_acquisition
+from .half_acquisition import extend, joins_opposite, sees_beyond, wide_detector
 from .reconstructors import ReconstructionSettings, reconstruct
 
 __all__ = ["AxisSweep", "sharpness", "sweep_rotation_axis"]
@@ -74,7 +75,8 @@ def sweep_rotation_axis(
     columns : float64, shape (column,)
         Rotation axes to try, ascending; 0 is the centre of the first pixel.
     settings : ReconstructionSettings, optional
-        Method and filter.
+        Method, filter, and whether opposite projections are joined; None decides for all columns as a reduction about
+        the middle one would.
     num_threads : int
         Threads of the method.
 
@@ -87,20 +89,21 @@ def sweep_rotation_axis(
     ------
     ValueError
         If there is no column, they do not ascend, or one lies outside of the detector.
+    ScanError
+        If opposite projections are to be joined, and there is no full turn or an axis on the edge.
     """
     columns = np.asarray(columns, np.float64)
     last = sinogram.shape[-1] - 1
     if columns.size == 0 or (np.diff(columns) <= 0).any() or not 0 <= columns[0] <= columns[-1] <= last:
         raise ValueError(f"columns to sweep must ascend within [0, {last}], got {columns.tolist()}")
     settings = settings or ReconstructionSettings()
-    half_acquisition = is_half_acquisition(theta, float(np.median(columns)), last + 1)
-    slices = [
-        _slice(sinogram, theta, float(column), settings, half_acquisition=half_acquisition, num_threads=num_threads)
-        for column in columns
-    ]
-    size = min(image.shape[0] for image in slices)
-    together = np.stack([_middle(image, size) for image in slices])
-    seen_twice = covers_full_turn(theta) and not half_acquisition
+    middle = float(np.median(columns))
+    beyond = sees_beyond(sinogram[None], middle)
+    joined = joins_opposite(settings.half_acquisition, theta, middle, last + 1, sees_beyond=beyond)
+    scan = Acquisition.from_angles(theta, half_acquisition=joined)
+    size = min(_width(last + 1, column, joined=joined) for column in columns)
+    together = np.stack([_slice(sinogram, scan, float(column), size, settings, num_threads) for column in columns])
+    seen_twice = covers_full_turn(theta) and not joined
     scores = sharpness(together, seen_twice=seen_twice)
     return AxisSweep(columns, together, scores, _best(columns, scores))
 
@@ -112,8 +115,8 @@ def sharpness(slices: NDArray[np.float32], *, seen_twice: bool) -> NDArray[np.fl
     ----------
     slices : float32, shape (column, y, x)
         To compare with one another.
-    full_turn : bool
-        Whether they were seen from all around.
+    seen_twice : bool
+        Whether each line was seen from both sides with one weight: a full turn, not joined.
 
     Returns
     -------
@@ -133,23 +136,26 @@ def sharpness(slices: NDArray[np.float32], *, seen_twice: bool) -> NDArray[np.fl
     return np.array([_negentropy(np.histogram(row, BINS, (low, high))[0] / row.size) for row in values])
 
 
+def _width(num_columns: int, column: float, *, joined: bool) -> int:
+    return num_columns + (sum(wide_detector(num_columns, column)) if joined else 0)
+
+
 def _slice(
     sinogram: NDArray[np.float32],
-    theta: NDArray[np.float64],
+    scan: Acquisition,
     column: float,
+    size: int,
     settings: ReconstructionSettings,
-    *,
-    half_acquisition: bool,
     num_threads: int,
 ) -> NDArray[np.float32]:
-    rows, weights = sinogram[None], None
-    if half_acquisition:
-        (rows, column), weights = extend(rows, column), angular_weights(theta, 2 * np.pi)
-    slices = reconstruct(rows, theta, column, settings, weights=weights, num_threads=num_threads)
-    return np.asarray(slices[0])
-
-
-def _middle(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Reconstruct the middle of a slice, so many pixels wide."""
+    rows = sinogram[None]
+    if scan.half_acquisition:
+        rows, column = extend(rows, column)
+        # From an odd width, an even one would be cut half a pixel beside the axis.
+        rows = np.pad(rows, ((0, 0), (0, 0), (0, (rows.shape[-1] - size) % 2)))
+    weights = angular_weights(scan.theta, scan.turn)
+    image = reconstruct(rows, scan.theta, column, settings, weights=weights, num_threads=num_threads)[0]
     first = (image.shape[0] - size) // 2
     return np.asarray(image[first : first + size, first : first + size])
 

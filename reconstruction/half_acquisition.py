@@ -32,12 +32,35 @@ from numpy.typing import NDArray
 
 from .angles import covers_full_turn
 from .errors import ScanError
-from .rotation_axis import OFF_CENTRE
 
-__all__ = ["MIN_OVERLAP", "HalfAcquisition", "extend", "is_half_acquisition", "overlap_weights", "wide_detector"]
+__all__ = [
+    "MIN_OVERLAP",
+    "OFF_CENTRE",
+    "HalfAcquisition",
+    "extend",
+    "inner_excess",
+    "is_half_acquisition",
+    "joins_opposite",
+    "overlap_weights",
+    "sees_beyond",
+    "sees_end",
+    "wide_detector",
+]
 
 MIN_OVERLAP = 1.0
 """Fewest pixels between the axis and the nearer edge: without them, the middle of the slice is not seen."""
+OFF_CENTRE = 0.35
+"""Share of the detector's width between the axis and the nearer edge below which much was seen from one side only."""
+MIN_OFFSET = 1.0
+"""Pixels from the axis to the middle of the detector up to which there is nothing to win by joining."""
+SAMPLE, AIR = 0.05, 0.03
+"""Line integral of the sample, over that of the columns seen twice, and at least: a flat field may be 2 % off."""
+JUST_BEYOND = 0.02
+"""Share of the detector's columns, next to those seen twice, that see whatever of the sample reaches further."""
+FALL = 0.5
+"""Line integral at the far edge, over that just beyond the reach, below which the sample ends on the detector."""
+INNER = 0.9
+"""Radius that the excess is averaged over, in reaches of the near side: at the rim it has no bound."""
 
 
 class HalfAcquisition(NamedTuple):
@@ -57,8 +80,116 @@ class HalfAcquisition(NamedTuple):
     rotation_axis: float
 
 
-def is_half_acquisition(theta: NDArray[np.float64], rotation_axis: float, num_columns: int) -> bool:
-    """Tell a half-acquisition: a full turn, and an axis so near an edge that much was seen from one side only.
+def sees_beyond(sinograms: NDArray[np.float32], rotation_axis: float) -> bool:
+    """Tell whether the far side of the detector sees the sample where the near side does not reach.
+
+    Averaged over a turn, matter far from the axis is seen at every distance up to its own: whatever lies beyond the
+    near edge shows in the first columns beyond.
+
+    Parameters
+    ----------
+    sinograms : float32, shape (row, angle, column)
+        Line integrals of some detector rows.
+    rotation_axis : float
+        Column of the axis; 0 is the centre of the first pixel.
+
+    Returns
+    -------
+    bool
+        True if their mean there is more than `AIR`, and than `SAMPLE` of that of the columns seen twice.
+    """
+    within, beyond = _parts(sinograms, rotation_axis)
+    beyond = beyond[: max(3, round(JUST_BEYOND * sinograms.shape[-1]))]
+    return bool(beyond.size and beyond.mean() > max(AIR, SAMPLE * within.mean()))
+
+
+def sees_end(sinograms: NDArray[np.float32], rotation_axis: float) -> bool:
+    """Tell whether the sample that reaches beyond the near edge ends before the far one.
+
+    Where it does not, the sample is wider than the detector on both sides.
+
+    Parameters
+    ----------
+    sinograms : float32, shape (row, angle, column)
+        Line integrals of some detector rows.
+    rotation_axis : float
+        Column of the axis.
+
+    Returns
+    -------
+    bool
+        True if the mean line integral at the far edge is less than `FALL` of that just beyond the reach.
+    """
+    _, beyond = _parts(sinograms, rotation_axis)
+    return bool(beyond.size and beyond[-2:].mean() < FALL * beyond[:2].mean())
+
+
+def inner_excess(sinograms: NDArray[np.float32], rotation_axis: float) -> float:
+    """Estimate by how much a half turn makes what was seen from both sides too high, where it lacks the lines beyond.
+
+    With p the mean over the angles of the line integrals at s from the axis, filtered backprojection has the mean over
+    the disc of radius r about it
+
+        1 / (pi r^2) (int_{|s| < r} p ds - int_{|s| > r} p w ds),    w = |s| / sqrt(s^2 - r^2) - 1,
+
+    as the ramp filter turns the disc's semicircular profile into 1 within r and -w beyond. A half turn has the second
+    integral, beyond the near edge, on one side only.
+
+    Parameters
+    ----------
+    sinograms : float32, shape (row, angle, column)
+        Line integrals of some detector rows.
+    rotation_axis : float
+        Column of the axis.
+
+    Returns
+    -------
+    float
+        Mean excess over the mean attenuation, both up to `INNER` of the reach; 0 where the latter is not positive.
+    """
+    profile, outwards, reach = _profile(sinograms, rotation_axis)
+    radius = INNER * reach
+    edges = np.stack([outwards - 0.5, outwards + 0.5])
+
+    def beyond(least: float) -> float:
+        low, high = np.maximum(edges, least)
+        weights = (np.sqrt(high**2 - radius**2) - high) - (np.sqrt(low**2 - radius**2) - low)  # integrals of w
+        return float((weights * profile).sum())
+
+    whole = float(profile[np.abs(outwards) <= radius].sum()) - 2 * beyond(radius)
+    return beyond(reach) / whole if whole > 0 else 0.0
+
+
+def joins_opposite(
+    asked: bool | None, theta: NDArray[np.float64], rotation_axis: float, num_columns: int, *, sees_beyond: bool
+) -> bool:
+    """Decide whether opposite projections are joined to slices wider than the detector: once, for all who do so.
+
+    Parameters
+    ----------
+    asked : bool or None
+        What the settings say; None sees whether it is a half-acquisition.
+    theta : float64, shape (angle,)
+        Angles in radians, in any order.
+    rotation_axis : float
+        Column of the axis.
+    num_columns : int
+        Width of the detector in pixels.
+    sees_beyond : bool
+        Whether the far side sees the sample where the near side does not reach.
+
+    Returns
+    -------
+    bool
+        True if they are joined.
+    """
+    return is_half_acquisition(theta, rotation_axis, num_columns, sees_beyond=sees_beyond) if asked is None else asked
+
+
+def is_half_acquisition(
+    theta: NDArray[np.float64], rotation_axis: float, num_columns: int, *, sees_beyond: bool
+) -> bool:
+    """Tell a half-acquisition: a full turn, and an axis beside the middle with much that was seen from one side only.
 
     Parameters
     ----------
@@ -68,14 +199,19 @@ def is_half_acquisition(theta: NDArray[np.float64], rotation_axis: float, num_co
         Column of the axis; 0 is the centre of the first pixel.
     num_columns : int
         Width of the detector in pixels.
+    sees_beyond : bool
+        Whether the far side sees the sample where the near side does not reach.
 
     Returns
     -------
     bool
-        True if the turn is closed and the axis nearer to an edge than `OFF_CENTRE` of the width.
+        True if the turn is closed and the axis nearer to an edge than `OFF_CENTRE` of the width; or more than
+        `MIN_OFFSET` pixels beside the middle, if the far side sees more of the sample.
     """
-    reach = min(rotation_axis, num_columns - 1 - rotation_axis)
-    return reach < OFF_CENTRE * (num_columns - 1) and covers_full_turn(theta)
+    last = num_columns - 1
+    near_an_edge = min(rotation_axis, last - rotation_axis) < OFF_CENTRE * last
+    wider = sees_beyond and abs(last / 2 - rotation_axis) > MIN_OFFSET
+    return (near_an_edge or wider) and covers_full_turn(theta)
 
 
 def overlap_weights(num_columns: int, rotation_axis: float) -> NDArray[np.float64]:
@@ -160,3 +296,21 @@ def extend(sinograms: NDArray[np.float32], rotation_axis: float) -> HalfAcquisit
     wide = np.zeros((*sinograms.shape[:-1], before + num_columns + after), np.float32)
     np.multiply(sinograms, weights, out=wide[..., before : before + num_columns])
     return HalfAcquisition(wide, before + rotation_axis)
+
+
+def _profile(
+    sinograms: NDArray[np.float32], rotation_axis: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Mean over rows and angles, pixels from the axis towards the far side, and those to the near edge."""
+    last = sinograms.shape[-1] - 1
+    side = 1 if rotation_axis < last / 2 else -1
+    outwards = side * (np.arange(last + 1) - rotation_axis)
+    return sinograms.mean(axis=(0, 1), dtype=np.float64), outwards, min(rotation_axis, last - rotation_axis)
+
+
+def _parts(sinograms: NDArray[np.float32], rotation_axis: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean line integrals of the columns seen twice, and outwards of those further than a pixel beyond."""
+    profile, outwards, reach = _profile(sinograms, rotation_axis)
+    order = np.argsort(outwards)
+    profile, outwards = profile[order], outwards[order]
+    return profile[np.abs(outwards) <= reach], profile[outwards > reach + 1]

@@ -34,8 +34,13 @@ def porosity(
     Raises
     ------
     ValueError
-        If the slices inside the mask are constant and no threshold is given, not finite, or none.
+        If the slices inside the mask are constant and no threshold is given, not finite, or none; if the threshold is
+        not finite.
+    TypeError
+        If the mask is not bool.
     """
+    if threshold is not None and not np.isfinite(threshold):
+        raise ValueError(f"threshold must be a finite attenuation, got {threshold}")
     values = _inside(slices, mask)
     limit = _otsu(values) if threshold is None else threshold
     return float(np.mean(values <= limit))
@@ -63,6 +68,8 @@ def otsu_threshold(slices: NDArray[np.floating], *, mask: NDArray[np.bool_] | No
     ------
     ValueError
         If the slices inside the mask are constant, not finite, or none.
+    TypeError
+        If the mask is not bool.
 
     References
     ----------
@@ -73,7 +80,9 @@ def otsu_threshold(slices: NDArray[np.floating], *, mask: NDArray[np.bool_] | No
 
 
 def _inside(slices: NDArray[np.floating], mask: NDArray[np.bool_] | None) -> NDArray[np.floating]:
-    inside = circle(slices.shape[-1]) > 0 if mask is None else mask
+    inside = circle(slices.shape[-1]) > 0 if mask is None else np.asarray(mask)
+    if inside.dtype != bool:
+        raise TypeError(f"mask must be bool, got {inside.dtype}: compare it with 0 first")
     if inside.shape != slices.shape[-2:]:
         raise ValueError(f"mask must have the shape of a slice, {slices.shape[-2:]}, got {inside.shape}")
     values = slices[..., inside]

@@ -13,8 +13,9 @@ from .axis_evidence import opposite_pairs
 from .axis_methods import AxisMethodName, Views, ask
 from .caveats import Caveat
 from .errors import ScanError
+from .half_acquisition import OFF_CENTRE, inner_excess, sees_beyond, sees_end
 
-__all__ = ["OFF_CENTRE", "AxisSettings", "RotationAxis", "find_rotation_axis", "opposite_pairs"]
+__all__ = ["AxisSettings", "RotationAxis", "find_rotation_axis", "opposite_pairs"]
 
 AGREEMENT, DISAGREEMENT = 1.0, 2.0
 """Pixels between two methods' answers within which they support one another, and from which the user is told."""
@@ -22,8 +23,8 @@ SURE = 5.0
 """Prominence that chance does not reach."""
 ALIKE = 0.5
 """Correlation of opposite projections that noise alone does not reach."""
-OFF_CENTRE = 0.35
-"""Share of the detector's width between the axis and the nearer edge below which much was seen from one side only."""
+BESIDE = 0.02
+"""Share of the detector's width between the axis and its middle from which a half turn's rim is worth a word."""
 
 
 class AxisSettings(BaseModel):
@@ -64,6 +65,8 @@ class RotationAxis(NamedTuple):
         deviations; chance rarely reaches 5.
     candidates : dict of str to (float, float)
         Column and score by each method.
+    sees_beyond : bool
+        Whether the far side of the detector sees the sample where the near side does not reach.
     caveats : tuple of Caveat
         What speaks against the value.
     """
@@ -75,6 +78,7 @@ class RotationAxis(NamedTuple):
     score: float
     prominence: float
     candidates: dict[str, tuple[float, float]]
+    sees_beyond: bool
     caveats: tuple[Caveat, ...]
 
     @classmethod
@@ -154,7 +158,7 @@ def _is_sure(column: float, support: tuple[str, ...], views: Views) -> bool:
 
 
 def _result(method: str, support: tuple[str, ...], found: Mapping[str, float], views: Views) -> RotationAxis:
-    column, num_columns = found[method], views.sinograms.shape[-1]
+    column = found[method]
     axis = RotationAxis(
         column=column,
         spread=_spread(method, [found[name] for name in support], column, views),
@@ -163,10 +167,10 @@ def _result(method: str, support: tuple[str, ...], found: Mapping[str, float], v
         score=views.score(column),
         prominence=views.prominence(column),
         candidates={name: (other, views.score(other)) for name, other in found.items() if name != "middle"},
+        sees_beyond=sees_beyond(views.sinograms, column),
         caveats=(),
     )
-    edge = _near_the_edge(column, num_columns, full_turn=views.full_turn)
-    return axis._replace(caveats=(*_weakness(axis), *_disagreement(axis, views), *edge))
+    return axis._replace(caveats=(*_weakness(axis), *_disagreement(axis, views), *_offset(axis, views)))
 
 
 def _spread(method: str, columns: list[float], column: float, views: Views) -> float:
@@ -203,14 +207,25 @@ def _answers(axis: RotationAxis) -> str:
     return ", ".join(f"{name} {column:.2f}" for name, (column, _) in axis.candidates.items())
 
 
-def _near_the_edge(column: float, num_columns: int, *, full_turn: bool) -> tuple[Caveat, ...]:
-    reach = min(column, num_columns - 1 - column)
-    if reach >= OFF_CENTRE * (num_columns - 1):
-        return ()
-    what = f"the axis lies near the edge of the detector (column {column:.1f} of {num_columns})"
-    if full_turn:
-        width = 2 * max(column, num_columns - 1 - column) + 1
+def _offset(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
+    """Tell of an axis near an edge, and of a half turn about one beside the middle that cuts the sample off."""
+    column, num_columns = axis.column, views.sinograms.shape[-1]
+    last = num_columns - 1
+    reach = min(column, last - column)
+    where = f"column {column:.1f} of {num_columns}"
+    what = f"the axis lies near the edge of the detector ({where})"
+    if reach >= OFF_CENTRE * last:
+        beside = abs(last / 2 - column) > BESIDE * num_columns
+        # A sample wider than the detector on both sides is cut off wherever the axis is.
+        if views.full_turn or not (axis.sees_beyond and beside and sees_end(views.sinograms, column)):
+            return ()
+        what = f"the sample reaches beyond the nearer edge of the detector, the axis is beside the middle ({where})"
+    if views.full_turn:
+        width = 2 * max(column, last - column) + 1
         risk = f"the scan covers a full turn and will be extended to the full field of view of {width:.0f} columns"
     else:
         risk = f"without a full turn, values beyond {reach:.0f} pixels from the axis are wrong"
+        if axis.sees_beyond:
+            excess = 100 * inner_excess(views.sinograms, column)
+            risk += f", those within about {excess:.1f} % too high; take a full turn or centre the axis"
     return (Caveat("offset-axis", f"{what}: {risk}"),)

@@ -23,6 +23,7 @@ References
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -165,11 +166,16 @@ def tomopy_paganin(
         pixel_size=_CM_PER_M * pixel_size,
         dist=_CM_PER_M * distance,
         energy=energy,
-        # 1 / (1 + wavelength distance w^2 / (4 pi alpha)) is Paganin's filter at w in cycles per length.
-        alpha=1 / (4 * np.pi**2 * delta_beta),
+        alpha=_alpha(delta_beta),
         ncore=1,
     )
     return np.ascontiguousarray(filtered[:, :num_rows, :num_columns], dtype=np.float32)
+
+
+def _alpha(delta_beta: float) -> float:
+    """Give the parameter with which tomopy's phase filter is Paganin's."""
+    # tomopy's is 1 / (1 + wavelength distance w^2 / (4 pi alpha)) at w in cycles per length.
+    return 1 / (4 * math.pi**2 * delta_beta)
 
 
 def _tomopy() -> Any:

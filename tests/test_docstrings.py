@@ -43,6 +43,38 @@ def undocumented(module: ModuleType) -> list[str]:
     return missing
 
 
+def documented_parameters(text: str) -> list[str]:
+    """Names under the heading Parameters; several may stand in a line, with or without a type."""
+    lines = iter(inspect.cleandoc(text).splitlines())
+    for line in lines:
+        if line == "Parameters" and set(next(lines)) == {"-"}:
+            break
+    names: list[str] = []
+    for line in lines:
+        if line and set(line) == {"-"}:  # of the next heading
+            return names[:-1]
+        if line and not line[0].isspace():
+            names += (name.strip(" *") for name in line.split(" : ")[0].split(","))
+    return names
+
+
+def mistaken_parameters(module: ModuleType) -> list[str]:
+    """Functions and methods whose docstring names other parameters than their signature does."""
+    found = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+    own = {name: value for name, value in found.items() if getattr(value, "__module__", "") == module.__name__}
+    for name, value in list(own.items()):
+        if inspect.isclass(value):
+            methods = {key: inspect.unwrap(getattr(one, "__func__", one)) for key, one in vars(value).items()}
+            own |= {f"{name}.{key}": one for key, one in methods.items() if inspect.isfunction(one) and key[0] != "_"}
+    mistaken = []
+    for name, value in own.items():
+        documented = documented_parameters(own_docstring(value)) if callable(value) else []
+        names = inspect.signature(value).parameters.keys() - {"self", "cls"} if documented else set()
+        if sorted(documented) != sorted(names):
+            mistaken.append(f"{name}: {', '.join(documented)}")
+    return mistaken
+
+
 def test_doctests(module: ModuleType) -> None:
     results = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.failed == 0
@@ -52,6 +84,10 @@ def test_public_names_are_listed_and_documented(module: ModuleType) -> None:
     if not module.__name__.removeprefix("quietbeam.").isidentifier():
         assert module.__all__, "a module lists its public names in __all__"
     assert undocumented(module) == []
+
+
+def test_parameters_are_documented_by_their_names(module: ModuleType) -> None:
+    assert mistaken_parameters(module) == []
 
 
 def test_missing_docstrings_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +109,53 @@ def bare(): ...
     monkeypatch.setitem(sys.modules, "made", made)
     exec(source, vars(made))
     assert undocumented(made) == ["made", "Bare", "Data", "Good.method", "bare"]
+
+
+def test_mistaken_parameters_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = '''
+__all__ = ["good", "bad", "Class"]
+def good(a, b, *more, c=1, **rest):
+    """Do.
+
+    Parameters
+    ----------
+    a, b : int
+        Numbers: of what.
+    *more
+        Others.
+    c : int
+        Number.
+    **rest
+        Others.
+
+    Returns
+    -------
+    int
+        Number.
+    """
+def bad(a, b):
+    """Do.
+
+    Parameters
+    ----------
+    a : int
+        Number.
+    full : int
+        Number.
+    """
+class Class:
+    """Documented."""
+    @classmethod
+    def make(cls, a, b):
+        """Make.
+
+        Parameters
+        ----------
+        a
+            Number.
+        """
+'''
+    made = ModuleType("made")
+    monkeypatch.setitem(sys.modules, "made", made)
+    exec(source, vars(made))
+    assert mistaken_parameters(made) == ["bad: a, full", "Class.make: a"]

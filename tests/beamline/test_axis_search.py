@@ -1,8 +1,10 @@
+import h5py
 import numpy as np
 import pytest
 from rich.console import Console
 
 from quietbeam.beamline.axis_search import describe_search, find_axis, parse_columns, search_axis
+from quietbeam.beamline.geometry import choose_geometry
 from quietbeam.beamline.scan import open_scan
 from quietbeam.beamline.settings import SettingsError
 from quietbeam.reconstruction.errors import ScanError
@@ -36,6 +38,34 @@ def test_the_axis_is_found_and_swept_about(scan):
     np.testing.assert_allclose(search.sweep.columns[[0, -1]] - search.sweep.columns[10], [-5, 5])
     assert search.sweep.slices.shape == (21, 48, 48)
     assert search.row == 8
+
+
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_the_sweep_is_as_wide_as_the_reduction(asked, tmp_path):
+    path = small_scan(tmp_path / "half.h5", half_acquisition=True, angle_range=360, axis_offset=-7, num_angles=96)
+    settings = small_settings(reconstruction__half_acquisition=asked)
+    search = search_axis(path, settings)
+    axis = search.axis
+    assert axis.sees_beyond
+    assert axis.column == pytest.approx(16.5, abs=AXIS_TOLERANCE)
+    wide = [
+        choose_geometry(search.scan, float(column), settings, sees_beyond=axis.sees_beyond).slice_size
+        for column in search.sweep.columns
+    ]
+    assert search.sweep.slices.shape[1] == min(wide)
+    assert (min(wide) > 48) is (asked is not False)
+
+
+def test_an_empty_row_is_swept_as_it_is_reduced(tmp_path):
+    """Its own line integrals do not tell that the sample is wider than the near side."""
+    path = small_scan(tmp_path / "half.h5", half_acquisition=True, angle_range=360, axis_offset=-4, num_angles=96)
+    with h5py.File(path, "r+") as file:
+        file["exchange/data"][:, 2] = file["exchange/data_white"][:, 2].mean(axis=0)
+    search = search_axis(path, small_settings(), row=2)
+    assert search.axis.sees_beyond
+    assert search.sweep.slices.shape[1] > 48
+    elsewhere = search_axis(path, small_settings(), row=2, columns=np.array([18.0]))
+    assert elsewhere.sweep.slices.shape[1] == 48
 
 
 def test_a_sweep_ends_at_the_detector(scan):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from quietbeam.reconstruction import axis_evidence
-from quietbeam.reconstruction.axis_evidence import evenly, mirror_evidence, opposite_pairs, wedge_evidence
+from quietbeam.reconstruction.axis_evidence import Evidence, evenly, mirror_evidence, opposite_pairs, wedge_evidence
 
 from .axis_scans import WIDTH, foam, full_turn, half_turn, white_noise
 
@@ -45,6 +45,14 @@ def test_a_scan_that_mirrors_correlates_fully(column):
     assert evidence.best() == pytest.approx(column, abs=PEAK)
     assert evidence.score(column) == pytest.approx(1, abs=0.05)  # the blur differs at the edges of the detector
     assert evidence.prominence(column) > 20
+
+
+def test_the_weight_finds_the_peak_and_leaves_its_top():
+    columns = np.arange(81) / 2
+    correlation = np.clip(1 - ((columns - 20.1) / 5) ** 2, 0.01 * np.cos(columns), None)
+    evidence = Evidence(columns, correlation, 1 + 0.1 * (columns - 20))
+    assert columns[np.argmax(evidence._standing())] >= 21
+    assert evidence.best() == pytest.approx(20.1, abs=1e-9)
 
 
 @pytest.mark.parametrize("axis", [79.5, 70.3, 88.85])

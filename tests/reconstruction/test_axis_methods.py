@@ -43,6 +43,14 @@ def test_half_acquisition_has_its_methods(name, axis):
     assert ask(name, views) == pytest.approx(axis, abs=0.5)
 
 
+@pytest.mark.parametrize("axis", [70.3, 88.85])
+def test_shading_of_one_pair_does_not_correlate(axis):
+    """A slope of the beam, the same in both projections, would draw the axis to the middle."""
+    theta = half_turn()
+    shaded = foam(theta, axis) + np.linspace(0, 10, WIDTH, dtype=np.float32)
+    assert ask("phase correlation", Views(shaded, theta)) == pytest.approx(axis, abs=TOLERANCES["phase correlation"])
+
+
 @pytest.mark.parametrize("name", AXIS_METHODS)
 @pytest.mark.parametrize(("num_angles", "width"), [(1, 40), (2, 40), (7, 16), (9, 8), (40, 1), (40, 5), (40, 16)])
 def test_no_method_fails_on_small_scans(name, num_angles, width):

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 
 from quietbeam.reconstruction.axis_sweep import sharpness, sweep_rotation_axis
+from quietbeam.reconstruction.errors import ScanError
 from quietbeam.reconstruction.reconstructors import ReconstructionSettings, reconstruct
 
 from .axis_scans import WIDTH, foam, full_turn, half_turn
 
 SHARPEST = 0.25
 """Pixels: half a step of the sweep."""
+PLACE = 0.1
+"""Pixels between the spot's centre of mass and its place, and between those of neighbouring columns."""
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])
@@ -37,6 +40,58 @@ def test_half_acquisition_has_its_attenuation():
     middle = image.shape[0] // 2
     inside = image[middle - 60 : middle + 60, middle - 60 : middle + 60]
     assert np.median(inside) * radius == pytest.approx(1, abs=0.02)  # a solid cylinder of 1 / radius
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_slices_of_a_half_acquisition_lie_at_one_place(mirrored):
+    """Of odd and of even width: a spot creeps as the columns do, and does not jump by half a pixel."""
+    theta, width, axis = full_turn(240), 120, 35.0
+    columns = axis + np.arange(-4, 5) * 0.25
+    if mirrored:
+        columns, axis = width - 1 - columns[::-1], width - 1 - axis
+    s = np.arange(width) - axis - (7 * np.cos(theta) + 4 * np.sin(theta))[:, None]
+    settings = ReconstructionSettings(filter="hann", half_acquisition=True)
+    slices = sweep_rotation_axis(np.exp(-(s**2) / 18).astype(np.float32), theta, columns, settings).slices
+    x = np.arange(slices.shape[-1]) - (slices.shape[-1] - 1) / 2
+    spot = np.where(np.hypot(x - 7, -x[:, None] - 4) < 15, slices, 0)
+    mass = spot.sum(axis=(1, 2))
+    for place, along in ((7, x), (4, -x[:, None])):
+        found = (spot * along).sum(axis=(1, 2)) / mass
+        assert found[4] == pytest.approx(place, abs=PLACE)
+        np.testing.assert_allclose(np.diff(found), 0, atol=PLACE)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.57])
+def test_a_sample_wider_than_the_near_side_is_joined_unless_told_not_to(share):
+    axis, radius = share * (WIDTH - 1), 0.57 * (WIDTH - 1) - 8
+    sinogram = foam(full_turn(240), axis, radius=radius, num_rows=1)[0]
+    columns = axis + np.arange(-4, 4.1, 0.5)
+    joined, narrow, asked = (
+        sweep_rotation_axis(sinogram, full_turn(240), columns, ReconstructionSettings(half_acquisition=choice))
+        for choice in (None, False, True)
+    )
+    assert joined.best == pytest.approx(axis, abs=SHARPEST)
+    assert joined.slices.shape[1] > WIDTH
+    np.testing.assert_array_equal(joined.slices, asked.slices)
+    assert narrow.slices.shape[1] == WIDTH
+    assert narrow.best == pytest.approx(axis, abs=SHARPEST)
+
+
+def test_a_half_turn_cannot_be_joined():
+    settings = ReconstructionSettings(half_acquisition=True)
+    with pytest.raises(ScanError, match="projections over the full turn"):
+        sweep_rotation_axis(np.zeros((90, WIDTH), np.float32), half_turn(90), np.array([60.0]), settings)
+
+
+def test_the_rim_is_not_judged():
+    rng = np.random.default_rng(0)
+    slices = np.repeat(rng.normal(size=(1, 60, 60)).astype(np.float32), 2, axis=0)
+    x = np.arange(60) - 29.5
+    rim = np.hypot(x, x[:, None]) > 0.6 * 60  # further from what is judged than the blur reaches
+    slices[1, rim] += rng.normal(size=rim.sum()).astype(np.float32)
+    for seen_twice in (True, False):
+        scores = sharpness(slices, seen_twice=seen_twice)
+        assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
 
 def test_slices_are_those_of_their_columns():

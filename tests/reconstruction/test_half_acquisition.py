@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from quietbeam.reconstruction.angles import angular_weights
 from quietbeam.reconstruction.errors import ScanError
 from quietbeam.reconstruction.gridrec import gridrec
-from quietbeam.reconstruction.half_acquisition import extend, is_half_acquisition, overlap_weights, wide_detector
+from quietbeam.reconstruction.half_acquisition import (
+    extend,
+    inner_excess,
+    joins_opposite,
+    overlap_weights,
+    sees_beyond,
+    sees_end,
+    wide_detector,
+)
 from quietbeam.reconstruction.phantom import foam_phantom, project_foam, rasterise_foam
 from quietbeam.reconstruction.sections import split_angles
 
@@ -17,6 +25,8 @@ PSNR = 1.0
 """Decibels by which the slice may be worse than that of an ordinary scan with a wide detector."""
 SECTIONS_MEAN = 1e-4
 """Largest difference, over the standard deviation, of the sections' average from the full reconstruction."""
+EXCESS_SHARE, EXCESS = 0.06, 0.002
+"""Difference of the excess in a slice from the estimate: columns and pixels are cut whole at the radius."""
 SLOPE = 0.005
 """Relative difference of the amplitude from that of the wide detector's slice."""
 
@@ -145,15 +155,83 @@ def test_axis_outside_the_detector(axis):
 
 
 @pytest.mark.parametrize(
-    ("degrees", "axis", "expected"),
+    ("degrees", "axis", "beyond", "expected"),
     [
-        (np.arange(360), 20, True),
-        (np.arange(360), 80, True),
-        (np.arange(361), 10, True),
-        (np.arange(360), 47, False),
-        (np.arange(180), 20, False),
-        (np.arange(300), 20, False),
+        (np.arange(360), 20, False, True),
+        (np.arange(360), 80, False, True),
+        (np.arange(361), 10, True, True),
+        (np.arange(360), 47, False, False),
+        (np.arange(360), 47, True, True),
+        (np.arange(360), 53, True, True),
+        (np.arange(360), 49.2, True, False),
+        (np.arange(180), 20, True, False),
+        (np.arange(300), 20, False, False),
     ],
 )
-def test_half_acquisition_is_told_by_turn_and_axis(degrees, axis, expected):
-    assert is_half_acquisition(np.deg2rad(degrees), axis, 101) is expected
+def test_half_acquisition_is_told_by_turn_axis_and_sample(degrees, axis, beyond, expected):
+    assert joins_opposite(None, np.deg2rad(degrees), axis, 101, sees_beyond=beyond) is expected
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_settings_decide_before_the_scan(asked):
+    for degrees in (np.arange(360), np.arange(180)):
+        assert joins_opposite(asked, np.deg2rad(degrees), 20, 101, sees_beyond=not asked) is asked
+
+
+def disc(theta, num_columns, axis, radius, *, x=0.0, attenuation=0.01, num_sub=8):
+    """Mean of the chords over each column."""
+    column = (np.arange(num_columns * num_sub) + 0.5) / num_sub - 0.5
+    s = column - axis - x * np.cos(theta)[:, None]
+    chords = 2 * attenuation * np.sqrt(np.clip(radius**2 - s**2, 0, None))
+    return chords.reshape(theta.size, num_columns, num_sub).mean(axis=2).astype(np.float32)[None]
+
+
+HALF_TURN = np.arange(180) * np.pi / 180
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("offset", [-0.02, 0.0, 0.02])
+@pytest.mark.parametrize(
+    ("axis", "radius", "x", "expected"),
+    [
+        (102.0, 123, 0, True),
+        (114.75, 123, 0, True),
+        (102.0, 30, 110, True),
+        (102.0, 99, 0, False),
+        (102.0, 30, 60, False),
+        (114.75, 10, 0, False),
+        (126.0, 123, 0, False),
+    ],
+)
+def test_far_side_sees_beyond(axis, radius, x, expected, offset, mirrored):
+    """With noise, and with flats that are off, by which air is not 0."""
+    axis = 255 - axis if mirrored else axis
+    theta = 2 * HALF_TURN
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(4, theta.size, 256))
+    sinograms = (disc(theta, 256, axis, radius, x=x) + noise + offset).astype(np.float32)
+    assert sees_beyond(sinograms, axis) is expected
+    if expected:
+        assert sees_end(sinograms, axis)
+
+
+def test_what_is_wider_than_the_detector_has_no_end():
+    sinograms = disc(HALF_TURN, 256, 114.75, 200)
+    assert sees_beyond(sinograms, 114.75)
+    assert not sees_end(sinograms, 114.75)
+    assert not sees_beyond(sinograms, 127.5)  # there is nothing beyond
+    assert not sees_end(sinograms, 127.5)
+
+
+@pytest.mark.parametrize("radius", [110, 123, 140])
+@pytest.mark.parametrize("axis", [102.0, 255 - 76.5])
+def test_excess_is_that_of_a_half_turn(axis, radius):
+    sinograms, reach = disc(HALF_TURN, 256, axis, radius), min(axis, 255 - axis)
+    slice_ = gridrec(sinograms, HALF_TURN, axis)[0]
+    found = slice_[np.hypot(*grid(256)) < 0.9 * reach].mean() / 0.01 - 1
+    assert found > 0.005
+    assert inner_excess(sinograms, axis) == pytest.approx(found, rel=EXCESS_SHARE, abs=EXCESS)
+
+
+def test_what_is_seen_whole_has_no_excess():
+    assert inner_excess(disc(HALF_TURN, 256, 102.0, 95), 102.0) == 0
+    assert inner_excess(np.zeros((1, 180, 256), np.float32), 102.0) == 0

@@ -68,4 +68,10 @@ def test_porosity_needs_two_classes_and_numbers():
             measure(slices, mask=np.ones((8, 8), bool))
         with pytest.raises(ValueError, match="one voxel"):
             measure(slices, mask=np.zeros((16, 16), bool))
+        for mask in (np.ones((16, 16), int), np.ones((16, 16))):
+            with pytest.raises(TypeError, match=r"mask must be bool, got (int|float)64: compare it with 0 first"):
+                measure(slices, mask=mask)
+    for threshold in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match=f"threshold must be a finite attenuation, got {threshold}"):
+            porosity(slices, threshold)
     assert porosity(slices, 0.5) == 0

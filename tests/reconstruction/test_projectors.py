@@ -13,6 +13,8 @@ CHORD = 0.15
 """Root mean square error of the chords of a disc, pixels: its edge falls between pixels."""
 AGREEMENT = 0.01
 """Difference of two projectors of a smooth slice over its norm: ASTRA interpolates linearly."""
+BESIDE, RINGING = 4, 0.06
+"""Pixels beside the detector from which a pixel counts as not seen, and what it may leave of its 1.3."""
 GEOMETRIES = [(64, 31.5), (65, 32.0), (64, 27.2), (65, 40.7), (64, 3.0), (33, 31.9)]
 
 
@@ -69,6 +71,20 @@ def test_projectors_agree_on_a_smooth_slice(size, axis):
     theta = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     nufft, astra = (make_projector(name, theta, axis, size).forward(blob(size)) for name in ("nufft", "astra"))
     assert np.linalg.norm(nufft - astra) < AGREEMENT * np.linalg.norm(astra)
+
+
+@pytest.mark.parametrize(("size", "axis"), [(64, 3.0), (65, 61.0), (48, 24.0), (40, 19.5)])
+def test_nothing_comes_back_from_beyond_the_transform(size, axis):
+    """A pixel in the corner, seen beside the detector: its ringing dies away before it wraps around."""
+    corner = np.zeros((size, size), np.float32)
+    corner[0, 0] = 1
+    theta = np.array([np.pi * 3 / 4, -np.pi / 4])  # straight to either side
+    found = make_projector("nufft", theta, axis, size).forward(corner)
+    reach = (size - 1) / np.sqrt(2)
+    place = axis + reach * np.array([[1.0], [-1.0]])
+    beside = np.abs(place - (size - 1) / 2)[:, 0] > size / 2 + BESIDE
+    assert beside.any()
+    assert np.abs(found[beside]).max() < RINGING
 
 
 def test_pixels_of_slice_and_detector_blur_alike():

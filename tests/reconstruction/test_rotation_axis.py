@@ -151,6 +151,52 @@ def test_an_axis_near_the_edge_of_a_half_turn_is_told(column, reach):
     assert f"without a full turn, values beyond {reach} pixels from the axis are wrong" in found.caveats[-1].message
 
 
+def off_centre(turn, share, radius, *, width=256):
+    """A scan of a solid cylinder, without its noise's doubts about the axis, which is given."""
+    axis = share * (width - 1)
+    sinograms = foam(turn, axis, width=width, radius=radius, num_rows=2, num_spheres=30)
+    return find_rotation_axis(sinograms, turn, AxisSettings(column=axis))
+
+
+@pytest.mark.parametrize(("share", "reach"), [(0.4, 102), (0.6, 102), (0.45, 115)])
+def test_a_half_turn_that_sees_the_rim_once_is_told(share, reach):
+    found = off_centre(half_turn(), share, 123)
+    assert found.sees_beyond
+    assert codes(found) == ["offset-axis"]
+    message = found.caveats[0].message
+    assert "the sample reaches beyond the nearer edge of the detector" in message
+    assert f"values beyond {reach} pixels from the axis are wrong, those within about " in message
+    assert 0.5 < float(message.split("within about ")[1].split()[0]) < 10
+    assert message.endswith(" % too high; take a full turn or centre the axis")
+
+
+@pytest.mark.parametrize(
+    ("turn", "share", "radius", "beyond"),
+    [
+        (full_turn(), 0.4, 123, True),  # it is joined
+        (half_turn(), 0.485, 128, True),  # little is cut off
+        (half_turn(), 0.4, 60, False),
+        (full_turn(), 0.4, 60, False),
+        (half_turn(), 0.45, 300, True),  # wider than the detector anyhow
+    ],
+)
+def test_an_axis_beside_the_middle_is_not_told_without_harm(turn, share, radius, beyond):
+    found = off_centre(turn, share, radius)
+    assert found.sees_beyond is beyond
+    assert not found.caveats
+
+
+def test_a_correlation_that_chance_reaches_is_doubted():
+    """Two projections of few pixels, whose likeness is weaker than `ALIKE` and stands out of little."""
+    rng = np.random.default_rng(9)
+    sinograms = rng.normal(size=(2, 60, 24)).astype(np.float32)
+    sinograms[:, -1] += 0.45 * sinograms[:, 0, ::-1]
+    found = find_rotation_axis(sinograms, half_turn(60), AxisSettings(column=11.5))
+    assert 0.25 < found.score < 0.45
+    assert found.prominence < 5
+    assert codes(found) == ["weak-rotation-axis"]
+
+
 def test_only_the_methods_named_are_asked():
     theta = half_turn()
     sinograms = foam(theta, 79.5)
@@ -175,6 +221,7 @@ def test_the_axis_survives_json():
     assert found.caveats
     record = json.loads(json.dumps(found._asdict(), allow_nan=False))
     assert RotationAxis.from_record(record) == found
+    assert found.sees_beyond is RotationAxis.from_record(record).sees_beyond is True
 
 
 def test_inputs_are_left_alone():

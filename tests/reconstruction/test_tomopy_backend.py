@@ -8,9 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from quietbeam.reconstruction import tomopy_backend
 from quietbeam.reconstruction.errors import ReductionError
 from quietbeam.reconstruction.gridrec import gridrec
-from quietbeam.reconstruction.phase import blur_length, paganin
+from quietbeam.reconstruction.phase import blur_length, paganin, wavelength
 from quietbeam.reconstruction.tomopy_backend import tomopy_gridrec, tomopy_is_installed, tomopy_paganin
 
 needs_tomopy = pytest.mark.skipif(not tomopy_is_installed(), reason="tomopy is not installed")
@@ -88,6 +89,18 @@ def test_phase_filter_has_the_strength_of_its_units(period: int, axis: int) -> N
     middle = np.s_[:, 64:128, 64:128]
     filtered = tomopy_paganin(np.ascontiguousarray(image), **OPTICS)
     np.testing.assert_allclose(filtered[middle], 1 + strength * (image[middle] - 1), atol=GRATING * 0.1)
+
+
+@pytest.mark.parametrize("period", [8, 32])
+@pytest.mark.parametrize("delta_beta", [30.0, 300.0])
+def test_tomopys_parameter_makes_its_filter_paganins(delta_beta: float, period: int) -> None:
+    """Its formula, written out, where tomopy itself need not be installed."""
+    optics = OPTICS | {"delta_beta": delta_beta}
+    per_metre = 1 / (period * optics["pixel_size"])
+    length = wavelength(optics["energy"]) * optics["distance"]
+    theirs = 1 / (1 + length * per_metre**2 / (4 * np.pi * tomopy_backend._alpha(delta_beta)))
+    assert theirs == pytest.approx(1 / (1 + (2 * np.pi * blur_length(**optics) / period) ** 2), rel=1e-12)
+    assert theirs < 0.99  # it filters
 
 
 @needs_tomopy
