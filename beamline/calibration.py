@@ -25,6 +25,10 @@ __all__ = ["brightest_row", "check_calibration", "given_frames"]
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 # Open-beam frames whose medians differ by more than this belong to different exposures or a closed shutter.
 _UNEVEN = 1.5
+# Flats fall in two levels that differ by this share, and by this many standard deviations of those on one level.
+_TWO_LEVELS, _APART = 0.02, 6.0
+_LEAST_ON_A_LEVEL = 3
+_NUM_NAMED = 5
 
 
 def given_frames(path: Path | None, kind: str) -> FrameStack | None:
@@ -104,7 +108,7 @@ def check_calibration(path: Path, recording: Recording, settings: ScanSettings) 
             _check_shape(path, recording.projections, stack, kind)
     probe = _probe(path, flats, darks)
     recording, bad = _leave_out_bad(path, recording, probe)
-    caveats += [*bad, *_check_flats(probe.light[~probe.flats.bad], flats)]
+    caveats += [*bad, *_check_flats(probe, recording)]
     return replace(
         recording,
         decisions=(*recording.decisions, *_decide(recording, settings)),
@@ -216,8 +220,11 @@ def _read_rows(frames: FrameStack, rows: list[int]) -> NDArray[np.float32]:
     return mask_unmeasured(np.concatenate([frames.read(numbers, slice(row, row + 1)) for row in rows], axis=1))
 
 
-def _check_flats(light: NDArray[np.float32], flats: FrameStack) -> list[Caveat]:
-    full = (float(np.iinfo(flats.dtype).max),) if flats.dtype.kind in "ui" else _FULL_SCALES
+def _check_flats(probe: _Probe, recording: Recording) -> list[Caveat]:
+    numbers, flats = np.flatnonzero(~probe.flats.bad), recording.flats
+    light = probe.light[numbers]
+    whole = flats is not None and flats.dtype.kind in "ui"
+    full = (float(np.iinfo(flats.dtype).max),) if flats is not None and whole else _FULL_SCALES
     if light.min() == light.max() and float(light.max()) in full:
         message = (
             f"every flat pixel looked at is {light.max():g}, the detector's full scale: corrected data will be wrong"
@@ -227,11 +234,42 @@ def _check_flats(light: NDArray[np.float32], flats: FrameStack) -> list[Caveat]:
         message = f"every flat pixel looked at is {light.max():g}: is this a measurement, or a stand-in for one?"
         return [Caveat("constant-flats", message)]
     medians = np.nanmedian(light, axis=(1, 2))
-    if medians.max() > _UNEVEN * medians.min():
-        message = (
-            f"the flats' medians go from {medians.min():g} to {medians.max():g}: did the beam change between them?"
-        )
-        return [Caveat("uneven-flats", message)]
+    if recording.flat_positions is None or recording.positions is None:
+        return _check_levels(medians) or _check_even(medians, numbers)
+    groups = flat_groups(recording.flat_positions, recording.positions)
+    return [caveat for group in groups for caveat in _check_even(medians[group], numbers[group])][:1]
+
+
+def _check_even(medians: NDArray[np.float32], numbers: NDArray[np.intp]) -> list[Caveat]:
+    """Doubt flats taken one after the other that differ, and name those unlike the others."""
+    if medians.max() <= _UNEVEN * medians.min():
+        return []
+    seen = f"the flats' medians go from {medians.min():g} to {medians.max():g}"
+    middle = np.median(medians)
+    odd = (medians > _UNEVEN**0.5 * middle) | (medians < middle / _UNEVEN**0.5)
+    if 3 * odd.sum() > odd.size:
+        return [Caveat("uneven-flats", f"{seen}: did the beam change between them?")]
+    named = [f"{number} ({median:g})" for number, median in zip(numbers[odd], medians[odd], strict=True)]
+    more = ", ..." if len(named) > _NUM_NAMED else ""
+    which = f"{'frame' if len(named) == 1 else 'frames'} {', '.join(named[:_NUM_NAMED])}{more}"
+    what_to_do = "try --set normalize.average=median or give other flats with --flats"
+    return [Caveat("uneven-flats", f"{seen}, {which} unlike the others ({middle:g}): {what_to_do}")]
+
+
+def _check_levels(medians: NDArray[np.float32]) -> list[Caveat]:
+    """Doubt flats that were, it seems, taken at two times, if these are not known."""
+    for first in range(_LEAST_ON_A_LEVEL, len(medians) - _LEAST_ON_A_LEVEL + 1):
+        parts = medians[:first], medians[first:]
+        before, after = (float(part.mean()) for part in parts)
+        step = abs(after - before)
+        spread = max(float(part.std(ddof=1)) for part in parts)
+        if step > _TWO_LEVELS * max(before, after) and step > _APART * spread:
+            message = (
+                f"the first {first} flats have {before:.5g} counts, the other {len(medians) - first} {after:.5g}, and "
+                "the scan does not tell when they were taken: all are averaged for all projections; give those of one "
+                "time with --flats, or a scan that tells the times, such as NXtomo"
+            )
+            return [Caveat("flat-times-unknown", message)]
     return []
 
 

@@ -46,7 +46,10 @@ class SimulateSettings(BaseModel):
     max_attenuation: float = Field(1.2, gt=0, description="line integral through the middle of the solid cylinder")
     pixel_size: float = Field(1e-6, gt=0, description="metres")
     name: str = Field("simulated foam", description="name of the sample")
-    layout: Literal["DXchange", "NXtomo"] = Field("DXchange", description="layout of the file")
+    layout: Literal["DXchange", "NXtomo"] = Field(
+        "DXchange",
+        description="layout of the file; DXchange tells when flats were taken only if as many were after as before",
+    )
     seed: int = Field(0, ge=0, description="the same seed gives the same scan")
     noise: NoiseSettings = Field(
         _DETECTOR, description="the detector; what is not given of a table is as in this default, not as in its class"

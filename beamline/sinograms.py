@@ -24,14 +24,27 @@ from quietbeam.reconstruction.stripes import StripeSettings, remove_stripes
 from .scan import Scan
 from .settings import ReductionSettings
 
-__all__ = ["SinogramSettings", "clean_sinograms", "count_caveats", "phase_decision", "refuse_empty", "sinogram_halo"]
+__all__ = [
+    "SinogramSettings",
+    "clean_sinograms",
+    "count_caveats",
+    "phase_caveats",
+    "phase_decision",
+    "refuse_empty",
+    "sinogram_halo",
+]
 
 EMPTY = 0.5
 BRIGHT, MANY_BRIGHT = 1.2, 0.1
 """Median transmission over the angles that no sample has, and the share of the pixels with it."""
+LARGE_INTEGRAL = 20.0
+"""Line integral that lets 2e-9 of the beam through: if half of them are larger, they are something else."""
+LONG_FILTER, SHORT_FILTER = 0.25, 0.3
+"""Length of the phase's filter over the detector's width, and in pixels, beyond which its numbers are doubted."""
 MANY_STARVED = 1e-3
 MANY_DEAD = 0.01
 """Shares of the data from which the user is told."""
+_SLIP = "is the energy in keV, are distance and pixel size in metres, and is delta/beta right?"
 PHASE_FRAMES = 16
 """Projections that are filtered together, which bounds the memory beside them."""
 
@@ -76,10 +89,11 @@ def clean_sinograms(
     float32, shape (row, angle, column)
         Line integrals, finite everywhere.
     Counter
-        How many values were ``starved``, ``zingers``, ``dead``, ``bright`` or ``not finite``, out of ``all``; the
-        number of ``unlit rows``, whose values are not counted as dead and whose line integrals are 0; how many pixels
-        are ``dark above flat``, how many values of the flats and darks ``calibration not finite``, and the number of
-        rows with ``rings left``.
+        How many values were ``starved``, ``zingers``, ``dead``, ``bright`` (of data normalised before, ``no
+        transmission`` or ``large integrals``), ``not finite`` or, in rows without a finite one, ``empty``, out of
+        ``all``; the number of ``unlit rows`` and ``empty rows``, whose values are not counted as dead or not finite and
+        whose line integrals are 0; how many pixels are ``dark above flat``, how many values of the flats and darks
+        ``calibration not finite``, and the number of rows with ``rings left``.
 
     Raises
     ------
@@ -115,7 +129,7 @@ def sinogram_halo(scan: Scan, settings: SinogramSettings) -> int:
     Raises
     ------
     ScanError
-        If phase retrieval is on and the scan does not tell what it needs.
+        If phase retrieval is on and the scan does not tell what it needs, or the filter is wider than the detector.
     """
     optics = _optics(scan, settings.phase)
     return phase_halo(**optics._asdict()) if optics else 0
@@ -150,6 +164,42 @@ def phase_decision(scan: Scan, settings: SinogramSettings) -> tuple[Decision, ..
     return (Decision("phase", value, reason),)
 
 
+def phase_caveats(scan: Scan, settings: SinogramSettings) -> tuple[Caveat, ...]:
+    """Doubt numbers that make a filter of the phase that blurs the whole image, or does nothing.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : SinogramSettings
+        With or without phase retrieval.
+
+    Returns
+    -------
+    tuple of Caveat
+        ``phase-length``; none if phase retrieval is off, or its filter longer than `SHORT_FILTER` pixels and shorter
+        than `LONG_FILTER` of the detector's columns.
+
+    Raises
+    ------
+    ScanError
+        If phase retrieval is on and the scan does not tell what it needs, or the filter is wider than the detector.
+    """
+    optics = _optics(scan, settings.phase)
+    length = blur_length(**optics._asdict()) if optics else 0.0
+    if optics is None or SHORT_FILTER <= length <= LONG_FILTER * scan.num_columns:
+        return ()
+    does = "does next to nothing" if length < SHORT_FILTER else f"blurs much of the {scan.num_columns} columns"
+    return (Caveat("phase-length", f"{_describe_filter(optics, length)} and {does}: {_SLIP}"),)
+
+
+def _describe_filter(optics: PhaseOptics, length: float) -> str:
+    return (
+        f"the phase's filter of delta/beta {optics.delta_beta:g}, {optics.energy:g} keV, {optics.distance:g} m and "
+        f"pixels of {optics.pixel_size:g} m is {length:.3g} px long"
+    )
+
+
 def _optics(scan: Scan, settings: PhaseSettings) -> PhaseOptics | None:
     optics = phase_optics(settings, energy=scan.energy, distance=scan.distance, pixel_size=scan.pixel_size)
     if optics and scan.normalised == "attenuation":
@@ -157,11 +207,17 @@ def _optics(scan: Scan, settings: PhaseSettings) -> PhaseOptics | None:
             f"{scan.path}: phase retrieval works on the transmission, but these are line integrals already; leave "
             "phase.delta_beta out"
         )
+    if optics and (length := blur_length(**optics._asdict())) > scan.num_columns:
+        filter_ = _describe_filter(optics, length)
+        raise ScanError(f"{scan.path}: {filter_}, more than the detector's {scan.num_columns} columns: {_SLIP}")
     return optics
 
 
 class _CleanRows(NamedTuple):
-    """Transmission (of normalised data, what they are) before the phase: finite, shape (row, angle, column)."""
+    """Transmission (of normalised data, what they are) before the phase: finite, shape (row, angle, column).
+
+    Rows without a finite value count as unlit.
+    """
 
     sinograms: NDArray[np.float32]
     unlit: NDArray[np.bool_]
@@ -189,13 +245,19 @@ def _clean_rows(
     counts["unlit rows"] = int(unlit.sum())
     counts["dead"] = int(dead[~unlit].sum()) * len(projections)
     sinograms = np.ascontiguousarray(projections.swapaxes(0, 1))
-    counts["not finite"] = int((~np.isfinite(sinograms)).sum()) - int(dead.sum()) * len(projections)
+    finite = np.isfinite(sinograms)
+    empty = ~unlit & ~finite.any(axis=(1, 2))
+    counts["empty rows"], counts["empty"] = int(empty.sum()), int(empty.sum()) * sinograms[0].size
+    counts["not finite"] = int((~finite[~empty]).sum()) - int(dead[~empty].sum()) * len(projections)
     transmitted = scan.normalised != "attenuation"
     sinograms = fill_dead(sinograms, empty=1.0 if transmitted else 0.0)
     if transmitted:
-        counts["bright"] = int((np.median(sinograms, axis=1) > BRIGHT).sum()) * sinograms.shape[1]
+        bright = "no transmission" if scan.normalised else "bright"
+        counts[bright] = int((np.median(sinograms, axis=1) > BRIGHT).sum()) * sinograms.shape[1]
         sinograms, counts["zingers"] = remove_zingers(sinograms, settings.outliers, num_threads=num_threads)
-    return _CleanRows(sinograms, unlit, counts)
+    else:
+        counts["large integrals"] = int((sinograms > LARGE_INTEGRAL).sum())
+    return _CleanRows(sinograms, unlit | empty, counts)
 
 
 def _correct(
@@ -266,12 +328,44 @@ def refuse_empty(path: Path, counts: Counter[str]) -> None:
     ScanError
         If more than half of the values saw no light, or are nan or inf.
     """
-    empty = counts["starved"] + counts["not finite"]
+    empty = counts["starved"] + counts["not finite"] + counts["empty"]
     if empty > EMPTY * counts["all"]:
         raise ScanError(
             f"{path}: {empty / counts['all']:.0%} of the projections' values saw no light or are not finite; "
             "is this the right scan, with the right flats and darks?"
         )
+
+
+def _doubt_normalised(share: dict[str, float]) -> list[Caveat]:
+    caveats = []
+    if share.get("no transmission", 0) > MANY_BRIGHT:
+        seen = f"the transmission is above {BRIGHT:g} on {share['no transmission']:.0%} of the detector"
+        caveats.append(Caveat("not-transmission", f"{seen}: are these counts, which need flats and darks?"))
+    if share.get("large integrals", 0) > 0.5:
+        seen = f"the median of the line integrals is above {LARGE_INTEGRAL:g}, as {share['large integrals']:.0%} are"
+        caveats.append(Caveat("not-line-integrals", f"{seen}: are these counts, which need flats and darks?"))
+    return caveats
+
+
+def _doubt_dead(share: dict[str, float]) -> list[Caveat]:
+    """Doubt dead pixels, each for one reason."""
+    caveats, dead, inverted = [], share.get("dead", 0), share.get("dark above flat", 0)
+    if inverted > MANY_DEAD:
+        dead -= inverted
+        seen = f"{inverted:.2%} of the detector is darker in the flats than in the darks and is dead"
+        caveats.append(Caveat("dark-above-flat", f"{seen}: are these the flats and darks of this scan?"))
+    if dead > MANY_DEAD:
+        caveats.append(Caveat("many-dead-pixels", f"{dead:.2%} of the detector saw no open beam"))
+    return caveats
+
+
+def _doubt_rows(counts: Counter[str]) -> list[Caveat]:
+    caveats = []
+    for kind, seen in (("unlit", "saw no beam"), ("empty", "gave no finite value")):
+        if number := counts[f"{kind} rows"]:
+            theirs = "its slice is" if number == 1 else "their slices are"
+            caveats.append(Caveat(f"{kind}-rows", f"{number} of the detector rows {seen}; {theirs} empty"))
+    return caveats
 
 
 def count_caveats(counts: Counter[str]) -> list[Caveat]:
@@ -285,7 +379,8 @@ def count_caveats(counts: Counter[str]) -> list[Caveat]:
     Returns
     -------
     list of Caveat
-        Of photon starvation, dead pixels, darks above flats, unlit rows, values that are not finite, rings left.
+        Of photon starvation, dead pixels, darks above flats, unlit and empty rows, values that are not finite or not
+        what the user says, rings left.
     """
     caveats = []
     share = {name: count / max(counts["all"], 1) for name, count in counts.items()}
@@ -298,14 +393,7 @@ def count_caveats(counts: Counter[str]) -> list[Caveat]:
     if share.get("bright", 0) > MANY_BRIGHT:
         seen = f"{share['bright']:.0%} of the detector is more than {BRIGHT - 1:.0%} brighter than in the flats"
         caveats.append(Caveat("brighter-than-flats", f"{seen}: are these the flats of this scan?"))
-    if share.get("dead", 0) > MANY_DEAD:
-        caveats.append(Caveat("many-dead-pixels", f"{share['dead']:.2%} of the detector saw no open beam"))
-    if share.get("dark above flat", 0) > MANY_DEAD:
-        seen = f"{share['dark above flat']:.2%} of the detector is darker in the flats than in the darks and is dead"
-        caveats.append(Caveat("dark-above-flat", f"{seen}: are these the flats and darks of this scan?"))
-    if counts["unlit rows"]:
-        seen = f"{counts['unlit rows']} of the detector rows saw no beam; their slices are empty"
-        caveats.append(Caveat("unlit-rows", seen))
+    caveats += [*_doubt_normalised(share), *_doubt_dead(share), *_doubt_rows(counts)]
     if counts["calibration not finite"]:
         seen = f"{counts['calibration not finite']} values of the flats and darks are nan or inf and were left out"
         caveats.append(Caveat("calibration-not-finite", seen))

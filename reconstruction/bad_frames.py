@@ -24,12 +24,20 @@ STEADY, STEADY_BEFORE_DIM = 1.5, 1.25
 """Largest over smallest of the levels before a fall that the sample does not explain: it darkens slowly as it turns."""
 NUM_BEFORE = 3
 """Frames that a fall is measured from."""
+DIMMED = 0.8
+"""Light after a fall, over that before it, from which a change of the beam that passes is told."""
+NUM_STEADIER = 5
+"""How much steadier the light before and after a step of the beam is than the step, in its logarithm."""
+ALIKE = 0.25
+"""Most that a step may differ between the parts of the image, over its height, in the logarithm of the light."""
 BRIGHT_SHARE = 0.9
 """Quantile of a projection's transmission that is its level: most often air, whatever the sample does."""
 NUM_BLOCKS, MIN_BLOCK = 8, 16
 """Blocks of columns that a flat is looked at in, and the least columns of one."""
 NUM_NAMED = 5
 """Frames that a message names."""
+_TINY = 1e-6
+"""Transmission that has a logarithm."""
 
 
 class Verdict(NamedTuple):
@@ -42,10 +50,13 @@ class Verdict(NamedTuple):
     levels : float64, shape (frame,)
         Light of each frame; nan where it has no finite values. Of flats, at the darkest place, over the brightest flat;
         of darks, at the brightest place, over the flats; of projections, the transmission of the brightest tenth.
+    dimmed : bool, shape (frame,), optional
+        Of projections, those that are used although the beam was dimmer and came back after them.
     """
 
     bad: NDArray[np.bool_]
     levels: NDArray[np.float64]
+    dimmed: NDArray[np.bool_] | None = None
 
 
 def judge_flats(flats: NDArray[np.float32], darks: NDArray[np.float32]) -> Verdict:
@@ -64,7 +75,7 @@ def judge_flats(flats: NDArray[np.float32], darks: NDArray[np.float32]) -> Verdi
     Verdict
         Of the flats.
     """
-    light = _block_means(flats) - _lowest(_block_means(darks))
+    light = _block_means(flats) - np.nan_to_num(_lowest(_block_means(darks)))  # not the flats' fault
     brightest = _highest(light)
     lit = _lit(brightest)
     levels = (light[:, lit] / brightest[lit]).min(axis=1) if lit.any() else np.zeros(len(flats))
@@ -105,6 +116,8 @@ def judge_projections(values: NDArray[np.float32], kind: Literal["transmission",
     as it turns, such as a plate seen edge on, does so from frame to frame and is none. Attenuation is judged only by
     being finite and not constant, since its scale is not known.
 
+    Longer runs that are dim at once in the whole image, and as bright as before at once, are `Verdict.dimmed`.
+
     Parameters
     ----------
     values : float32, shape (frame, row, column)
@@ -127,9 +140,11 @@ def judge_projections(values: NDArray[np.float32], kind: Literal["transmission",
         levels[frame] = np.quantile(pixels, BRIGHT_SHARE)
         constant[frame] = pixels.size > 1 and pixels.min() == pixels.max()
     bad = empty | (constant & ~constant[~empty].all())
+    dimmed = np.zeros_like(bad)
     if kind == "transmission":
         bad[~bad] |= _blank_runs(levels[~bad])
-    return Verdict(bad, levels)
+        dimmed[~bad] = _dimmed_runs(values[~bad], levels[~bad])
+    return Verdict(bad, levels, dimmed)
 
 
 def describe_bad_frames(kind: Literal["flats", "darks", "projections"], verdict: Verdict) -> tuple[Caveat, ...]:
@@ -145,18 +160,38 @@ def describe_bad_frames(kind: Literal["flats", "darks", "projections"], verdict:
     Returns
     -------
     tuple of Caveat
-        ``bad-flats``, ``bad-darks`` or ``bad-projections`` with the first frames, counted from 0; none if all are good.
+        ``bad-flats``, ``bad-darks`` or ``bad-projections`` with the first frames, counted from 0, and ``beam-changes``
+        with the frames of a dimmer beam; none if all are good.
     """
-    numbers = np.flatnonzero(verdict.bad)
+    numbers, dimmed = np.flatnonzero(verdict.bad), _describe_dimmed(verdict)
     if not numbers.size:
-        return ()
+        return dimmed
     whole = "of the brightest's light" if kind == "flats" else "of the open beam's light"
     good = verdict.levels[~verdict.bad]
     others = f"; the others have {good.min():.2f} to {good.max():.2f}" if good.size else ""
     verb = "is" if numbers.size == 1 else "are"
     shown = _name_frames(numbers, verdict.levels, whole)
     message = f"{numbers.size} of {verdict.bad.size} {kind} {verb} left out: {shown}{others}"
-    return (Caveat(f"bad-{kind}", message),)
+    return (Caveat(f"bad-{kind}", message), *dimmed)
+
+
+def _describe_dimmed(verdict: Verdict) -> tuple[Caveat, ...]:
+    """Name the first runs of dimmed frames; bad ones within or beside them do not part a run."""
+    if verdict.dimmed is None or not verdict.dimmed.any():
+        return ()
+    good = np.flatnonzero(~verdict.bad)
+    dimmed, levels = verdict.dimmed[good], verdict.levels[good]
+    starts, stops = np.flatnonzero(np.diff(np.r_[False, dimmed, False])).reshape(-1, 2).T
+    named = []
+    for start, stop in list(zip(starts, stops, strict=True))[:NUM_NAMED]:
+        level = np.median(levels[start:stop]) / np.median(levels[max(start - NUM_BEFORE, 0) : start])
+        named.append(f"{good[start]} to {good[stop - 1]} ({level:.2f})")
+    more = ", ..." if len(starts) > NUM_NAMED else ""
+    message = (
+        f"projections {', '.join(named)}{more} have this share of the light of those before and after them: the beam "
+        "seems to have been dimmer; they are used as they are, with too much attenuation"
+    )
+    return (Caveat("beam-changes", message),)
 
 
 def _name_frames(numbers: NDArray[np.intp], levels: NDArray[np.float64], whole: str) -> str:
@@ -233,6 +268,50 @@ def _falls(levels: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.b
         light = levels[start:stop][~(blank | dim)[start:stop]]
         before, start = np.concatenate([before, light])[-NUM_BEFORE:], stop
     return blank, dim
+
+
+def _dimmed_runs(values: NDArray[np.float32], levels: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Find runs between a step down and a step up to the former level; on each step, one frame may be in between."""
+    dimmed = np.zeros(levels.size, np.bool_)
+    heights, logs = _beam_steps(values, levels)
+    falls = np.flatnonzero((heights < np.log(DIMMED)) & (heights > np.log(BLANK))).tolist()
+    rises = np.flatnonzero(heights > -np.log(DIMMED)).tolist()
+    end = 0
+    for fall in falls:
+        rise = next((frame for frame in rises if frame > fall), None)
+        if fall < end or rise is None:
+            continue
+        before, after = np.median(logs[_beside(fall)[0]]), np.median(logs[_beside(rise)[1]])
+        if abs(after - before) * NUM_STEADIER < -heights[fall]:
+            end = rise
+            inside = logs[fall : end + 1] < before + heights[fall] / 2
+            dimmed[fall : end + 1] = inside & (inside.sum() > LONGEST_DIM)
+    return dimmed
+
+
+def _beam_steps(
+    values: NDArray[np.float32], levels: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the steps of the light across each frame, 0 if not of the whole image or not sudden, and its logarithms."""
+    blocks = _block_means(values)
+    blocks = blocks[:, np.isfinite(blocks).all(axis=0)]
+    logs, heights = np.log(np.maximum(levels, _TINY)), np.zeros(levels.size)
+    if not blocks.size:
+        return heights, logs
+    light = np.log(np.maximum(blocks, _TINY))
+    change = light[2:] - light[:-2]
+    lowest, middle, highest = np.quantile(change, [0.1, 0.5, 0.9], axis=1)
+    heights[1:-1] = np.where(highest - lowest < ALIKE * np.abs(middle), middle, 0)
+    for frame in np.flatnonzero(np.abs(heights) > -np.log(DIMMED)).tolist():
+        beside = [logs[window] for window in _beside(frame)]
+        steady = all(part.size == NUM_BEFORE and NUM_STEADIER * np.ptp(part) < abs(heights[frame]) for part in beside)
+        heights[frame] *= steady
+    return heights, logs
+
+
+def _beside(frame: int) -> list[slice]:
+    """Frames before and after one; fewer at the ends."""
+    return [slice(max(frame - NUM_BEFORE, 0), frame), slice(frame + 1, frame + 1 + NUM_BEFORE)]
 
 
 def _run_length(condition: NDArray[np.bool_]) -> int:

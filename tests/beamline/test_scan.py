@@ -246,8 +246,31 @@ class TestDxchange:
     def test_flats_of_a_beam_that_changes(self, dxchange):
         edit(dxchange, data_white=np.concatenate([FLATS, FLATS // 2]))
         scan = open_scan(dxchange)
-        assert codes(scan) == {"uneven-flats"}
+        assert codes(scan) == {"flat-times-unknown"}
+        assert "the first 3 flats have" in scan.caveats[0].message
         assert scan.num_flats == 6
+        with h5py.File(dxchange, "r+") as file:
+            file["process/acquisition/flat_fields/flat_field_mode"] = "Both"
+            file["process/acquisition/flat_fields/num_flat_fields"] = 3
+        assert codes(open_scan(dxchange)) == set()  # what is interpolated is no question
+
+    def test_flats_of_which_one_is_brighter(self, dxchange):
+        edit(dxchange, data_white=np.concatenate([FLATS, FLATS[:1] * 3, FLATS]))
+        scan = open_scan(dxchange)
+        assert codes(scan) == {"uneven-flats"}
+        assert ", frame 3 (" in scan.caveats[0].message
+        assert "try --set normalize.average=median or give other flats" in scan.caveats[0].message
+
+    def test_flats_that_decay_or_flicker_are_of_one_time(self, dxchange):
+        rng = np.random.default_rng(0)
+        for levels in (np.linspace(1, 0.8, 20), rng.uniform(0.9, 1.1, 20), 1 - 0.015 * (np.arange(20) > 9)):
+            edit(dxchange, data_white=(levels[:, None, None] * FLATS[:1]).astype(np.float32))
+            assert codes(open_scan(dxchange)) == set()
+
+    def test_darks_that_are_not_finite_are_no_fault_of_the_flats(self, dxchange):
+        edit(dxchange, data_dark=np.full(DARKS.shape, np.nan, np.float32))
+        with pytest.raises(ScanError, match=r"2 of 2 darks are left out.*give others with --darks$"):
+            open_scan(dxchange)
 
     def test_flats_that_are_not_finite(self, dxchange):
         flats = FLATS.astype(np.float32)

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import h5py
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from quietbeam.beamline.sinograms import (
     SinogramSettings,
     clean_sinograms,
     count_caveats,
+    phase_caveats,
     phase_decision,
+    refuse_empty,
     sinogram_halo,
 )
 from quietbeam.reconstruction.errors import ScanError
@@ -73,7 +77,7 @@ def test_a_row_without_a_finite_value_is_an_empty_beam_path(slit_scan, normalise
     sinograms, counts = clean_sinograms(scan, slice(0, 16), SinogramSettings())
     assert (sinograms[UNLIT] == 0).all()
     assert np.isfinite(sinograms).all()
-    assert counts["not finite"] == scan.num_projections * (4 * scan.num_columns + 1)
+    assert (counts["empty rows"], counts["not finite"]) == (4, scan.num_projections)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,28 @@ class TestPhase:
         settings = SinogramSettings(phase=PhaseSettings(delta_beta=20, energy=20))
         with pytest.raises(ScanError, match=r"give --set phase.distance=VALUE \(metres\)$"):
             clean_sinograms(tall_scan, slice(0, 1), settings)
+
+    @pytest.mark.parametrize(
+        ("energy", "distance", "told"),
+        [
+            (20, 0.012, ""),
+            (20_000, 0.012, "px long and does next to nothing"),
+            (20, 12, "is 34.4 px"),
+            (20, 0.8, "px long and blurs much of the 32 columns: is the energy in keV"),
+        ],
+    )
+    def test_numbers_in_other_units_are_doubted(self, tall_scan, energy, distance, told):
+        settings = SinogramSettings(phase=PhaseSettings(delta_beta=20, energy=energy, distance=distance))
+        if distance == 12:
+            with pytest.raises(ScanError, match=f"{told}.* more than the detector's 32 columns"):
+                sinogram_halo(tall_scan, settings)
+            return
+        messages = [f"{code}: {message}" for code, message in phase_caveats(tall_scan, settings)]
+        assert bool(messages) == bool(told)
+        assert all(told in message and message.startswith("phase-length") for message in messages), messages
+
+    def test_no_phase_no_doubt(self, tall_scan):
+        assert phase_caveats(tall_scan, SinogramSettings()) == ()
 
     def test_line_integrals_are_too_late(self, tall_scan):
         scan = open_scan(tall_scan.path, ScanSettings(normalised="attenuation"))
@@ -211,7 +237,7 @@ class TestBadScience:
             frames[:, :, 10:12] += 30_000
 
         told = edited(data_dark=spoil)
-        assert set(told) == {"dark-above-flat", "many-dead-pixels"}
+        assert set(told) == {"dark-above-flat"}
         assert told["dark-above-flat"].startswith("4.17% of the detector")
 
     def test_noise_beside_the_beam_is_no_dark_above_flat(self, edited):
@@ -226,7 +252,18 @@ class TestBadScience:
         def spoil(frames):
             frames[:, :, 10:15] = 0
 
-        assert "many-dead-pixels" in edited(data_white=spoil)
+        assert set(edited(data_white=spoil)) == {"dark-above-flat"}
+        assert set(edited(data_white=spoil, data_dark=spoil)) == {"many-dead-pixels"}
+
+    def test_a_row_of_nan(self, edited):
+        def spoil(frames):
+            frames[:, 3] = np.nan
+            frames[2, 4, 7] = np.inf
+
+        told = edited(data=spoil)
+        assert set(told) == {"empty-rows", "not-finite"}
+        assert told["empty-rows"] == "1 of the detector rows gave no finite value; its slice is empty"
+        assert told["not-finite"].startswith("1 values")
 
     def test_a_blank_flat_and_a_lit_dark(self, edited):
         def blank(frames):
@@ -236,6 +273,26 @@ class TestBadScience:
             frames[2] += 500
 
         assert set(edited(data_white=blank, data_dark=leak)) == {"bad-flats", "bad-darks"}
+
+
+@pytest.mark.parametrize(
+    ("normalised", "code", "message"),
+    [
+        ("transmission", "not-transmission", "the transmission is above 1.2 on 100% of the detector"),
+        ("attenuation", "not-line-integrals", "the median of the line integrals is above 20, as 100% are"),
+    ],
+)
+def test_counts_are_not_normalised(tmp_path, normalised, code, message):
+    scan = open_scan(small_scan(tmp_path / "scan.h5"), ScanSettings(normalised=normalised))
+    _, counts = clean_sinograms(scan, slice(0, 4), SinogramSettings())
+    told = {caveat.code: caveat.message for caveat in count_caveats(counts)}
+    assert told[code].startswith(message)
+    assert "brighter-than-flats" not in told
+
+
+def test_empty_rows_are_refused_like_other_values(tmp_path):
+    with pytest.raises(ScanError, match="60% of the projections' values saw no light or are not finite"):
+        refuse_empty(tmp_path, Counter({"all": 100, "empty": 55, "starved": 5}))
 
 
 @pytest.mark.parametrize("method", ["wavelet-fft", "none"])
@@ -262,7 +319,7 @@ SPOILT = [np.nan, np.inf, -np.inf, 0, -1, -100, 65535, 1e30, -3e38, 1e-30]
 def test_never_nan_whatever_is_measured(tmp_path_factory, seed, share, whole, normalised, method, phase):
     """Single values and whole frames that are nan, infinite, zero, negative or far too large: finite, or refused."""
     rng = np.random.default_rng(seed)
-    shape = tuple(rng.integers((1, 1), (7, 40)))
+    shape = tuple(rng.integers((1, 2), (7, 40)))  # the phase's filter is 1.7 pixels long
 
     def frames(number, low, high):
         values = rng.uniform(low, high, (number, *shape)).astype(np.float32)

@@ -146,6 +146,45 @@ class TestProjections:
         levels[40:44] = 0
         assert found(judge_projections(frames_of(levels), "transmission")) == [40, 41, 42, 43]
 
+    @pytest.mark.parametrize("edge", [[], [0.7]])
+    @pytest.mark.parametrize("level", [0.4, 0.6])
+    def test_a_beam_that_was_dimmer_for_a_while_is_told(self, edge, level):
+        levels = np.ones(100)
+        levels[50:60] = level
+        levels[49 : 49 + len(edge)] = edge
+        verdict = judge_projections(frames_of(levels), "transmission")
+        assert found(verdict) == []
+        assert np.flatnonzero(verdict.dimmed)[[0, -1]].tolist() in ([50, 59], [49, 59])
+        (caveat,) = describe_bad_frames("projections", verdict)
+        assert caveat.code == "beam-changes"
+        assert f" to 59 ({level:.2f}) have this share" in caveat.message
+
+    def test_dimmed_frames_are_numbered_with_the_bad_ones(self):
+        levels = np.ones(100)
+        levels[50:60], levels[20:30] = 0.4, 0
+        told = describe_bad_frames("projections", judge_projections(frames_of(levels), "transmission"))
+        assert [caveat.code for caveat in told] == ["bad-projections", "beam-changes"]
+        assert "projections 50 to 59 (0.40)" in told[1].message
+
+    def test_air_that_comes_and_goes_is_no_change_of_the_beam(self):
+        """A plate that fills all but a few columns for some angles: the brightest tenth is behind it then."""
+        values = frames_of(np.ones(100))
+        values[40:60, :, 4:] *= 0.3
+        verdict = judge_projections(values, "transmission")
+        assert verdict.levels[50] < 0.5 * verdict.levels[30]
+        assert describe_bad_frames("projections", verdict) == ()
+
+    @given(st.floats(0.02, 3), st.integers(40, 400), st.floats(2, 100))
+    def test_a_slab_is_no_change_of_the_beam(self, mu, num_angles, aspect):
+        verdict = judge_projections(slab(mu, num_angles, aspect), "transmission")
+        assert not verdict.dimmed.any()
+
+    @pytest.mark.parametrize("level", [0.3, 0.6, 3])
+    def test_a_lasting_step_is_not_told(self, level):
+        levels = np.ones(60)
+        levels[30:] = level
+        assert not judge_projections(frames_of(levels), "transmission").dimmed.any()
+
     @pytest.mark.parametrize("mu", [0.05, 0.2, 1.0])
     @pytest.mark.parametrize("num_angles", [90, 181, 400])
     @pytest.mark.parametrize("aspect", [10, 30])
