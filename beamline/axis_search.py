@@ -15,6 +15,7 @@ from rich.table import Table
 from quietbeam.reconstruction.axis_sweep import AxisSweep, sweep_rotation_axis
 from quietbeam.reconstruction.errors import ScanError
 from quietbeam.reconstruction.half_acquisition import joins_opposite
+from quietbeam.reconstruction.phase import PhaseSettings
 from quietbeam.reconstruction.reconstructors import ReconstructionSettings
 from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_axis
 from quietbeam.reconstruction.stripes import StripeSettings
@@ -32,6 +33,8 @@ REACH, STEP = 5.0, 0.5
 """Pixels to either side of the found column that are swept, and between two pictures."""
 MOST_PICTURES = 120
 """On one sheet; more are too small to judge."""
+ALIKE = 1.0
+"""Pixels from the column found, or its spread, within which that of the sharpest slice is as good."""
 DECIMALS = 3
 """Of a swept column: what is printed is what was used."""
 
@@ -72,8 +75,9 @@ def find_axis(scan: Scan, settings: ReductionSettings) -> RotationAxis:
     RotationAxis
         Column, score, candidates, caveats.
     """
-    # Rings are left in: their removal moves the axis of a narrow detector.
-    raw = StageKeys("", settings).sinograms.model_copy(update={"stripes": StripeSettings(method="none")})
+    # Ring removal moves the axis of a narrow detector, and so does the blur of a phase filter.
+    without = {"stripes": StripeSettings(method="none"), "phase": PhaseSettings()}
+    raw = StageKeys("", settings).sinograms.model_copy(update=without)
     threads = settings.compute.threads or 1
     parts = [clean_sinograms(scan, rows, raw, num_threads=threads)[0] for rows in middle_rows(scan, settings)]
     return find_rotation_axis(np.concatenate(parts), scan.theta, settings.rotation_axis)
@@ -106,8 +110,7 @@ def search_axis(
         If the scan has no such row or columns, or cannot be read.
     """
     scan = open_scan(path, settings.scan)
-    bad, caveats = find_bad_projections(scan)
-    scan = scan.without(bad, caveats) if bad.any() else scan
+    scan = scan.without(*find_bad_projections(scan))
     row = scan.num_rows // 2 if row is None else row
     if not 0 <= row < scan.num_rows:
         raise ScanError(f"{path}: the row to sweep must lie in [0, {scan.num_rows}), got {row}")
@@ -174,8 +177,11 @@ def describe_search(search: AxisSearch) -> Iterator[RenderableType]:
     yield table
     yield f"axis        {axis.column:.2f} +- {axis.spread:.2f} px, by {axis.method}; prominence {axis.prominence:.1f}"
     yield f"to take it  --set rotation_axis.column={axis.column:.2f}"
-    if _is_inside(sweep):
+    apart = abs(sweep.best - axis.column)
+    if _is_inside(sweep) and apart <= max(axis.spread, ALIKE):
         yield f"            --set rotation_axis.column={sweep.best:.2f}  (sharpest slice)"
+    elif _is_inside(sweep):
+        yield f"            the sharpest slice disagrees by {apart:.1f} px"
     for caveat in (*search.scan.caveats, *axis.caveats):
         yield f"warning [{caveat.code}]: {caveat.message}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,7 @@ from .charts import LIGHT
 from .pictures import Box, find_detail, grey_window
 from .settings import SettingsError
 
-__all__ = ["choose_region", "draw_axis_sheet", "parse_region", "write_axis_sheet"]
+__all__ = ["check_sheet_path", "choose_region", "draw_axis_sheet", "parse_region", "write_axis_sheet"]
 
 FOUND, SHARPEST = LIGHT.denoised, LIGHT.threshold
 """Colours of the frames."""
@@ -33,6 +34,8 @@ INSIDE = 0.32
 """Half the side of the square that a detail is looked for in, over the slice's width: it lies in the field of view."""
 BLUR = 1.5
 """Pixels, so that noise is not taken for detail."""
+LEAST = 1 / 3
+"""Side of the part over the slice's: where noise is all that a smaller one shows, a larger one shows the sample."""
 
 
 def choose_region(sweep: AxisSweep) -> Box:
@@ -52,7 +55,12 @@ def choose_region(sweep: AxisSweep) -> Box:
     size = image.shape[0]
     first = math.ceil(size / 2 - max(INSIDE * size, min(24, size / 2)))
     inner = find_detail(image[first : size - first, first : size - first])
-    return Box(first + inner.row, first + inner.column, inner.height, inner.width)
+    side = max(inner.height, math.ceil(LEAST * size))
+    row, column = (
+        int(np.clip(first + corner - (side - inner.height) // 2, 0, size - side))
+        for corner in (inner.row, inner.column)
+    )
+    return Box(row, column, side, side)
 
 
 def parse_region(text: str) -> Box:
@@ -120,7 +128,7 @@ def draw_axis_sheet(search: AxisSearch, region: Box | None = None) -> Figure:
         axes = figure.add_subplot(grid[divmod(index, across)])
         axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
         axes.set_title(_label(float(column)), loc="left", fontsize=11, color=LIGHT.ink, pad=3)
-        _frame(axes, found=index == found, sharpest=index == int(np.argmax(sweep.sharpness)))
+        _frame(axes, _taken(search), found=index == found, sharpest=index == int(np.argmax(sweep.sharpness)))
     _draw_sharpness(figure.add_subplot(grid[down, :]), search)
     figure.suptitle(_title(search, box), fontsize=12, color=LIGHT.ink)
     return figure
@@ -140,7 +148,29 @@ def write_axis_sheet(path: Path, search: AxisSearch, region: Box | None = None) 
     """
     buffer = BytesIO()
     draw_axis_sheet(search, region).savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, buffer.getvalue())
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:  # it names the temporary file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_sheet_path(path: Path) -> None:
+    """Refuse a name that no sheet can have, before there is one.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+
+    Raises
+    ------
+    SettingsError
+        If it is no PNG file, or its folder is not there or cannot be written to.
+    """
+    if path.suffix.lower() != ".png":
+        raise SettingsError(f"--output expects a name that ends in .png, got {path}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"--output {path}: the folder {path.parent} is not there, or cannot be written to")
 
 
 def _label(column: float) -> str:
@@ -157,13 +187,17 @@ def _title(search: AxisSearch, box: Box) -> str:
     return f"Rotation axis in pixels: {where}"
 
 
-def _frame(axes: Axes, *, found: bool, sharpest: bool) -> None:
+def _taken(search: AxisSearch) -> str:
+    return search.axis.method if search.axis.method in ("given", "middle") else "found"
+
+
+def _frame(axes: Axes, taken: str, *, found: bool, sharpest: bool) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     color = FOUND if found else SHARPEST
     for spine in axes.spines.values():
         spine.set(visible=found or sharpest, color=color, linewidth=4)
-    words = [word for word, is_it in (("found", found), ("sharpest", sharpest)) if is_it]
+    words = [word for word, is_it in ((taken, found), ("sharpest", sharpest)) if is_it]
     axes.set_title(", ".join(words), loc="right", fontsize=11, color=color, pad=3)
 
 
@@ -171,7 +205,7 @@ def _draw_sharpness(axes: Axes, search: AxisSearch) -> None:
     sweep, axis = search.sweep, search.axis
     axes.plot(sweep.columns, _scaled(sweep.sharpness), color=SHARPEST, marker="o", markersize=4, linewidth=1.2)
     axes.axvline(sweep.best, color=SHARPEST, linewidth=1, linestyle=(0, (1, 2)), label=f"sharpest {sweep.best:.2f}")
-    label = f"found {axis.column:.2f} ± {axis.spread:.2f} ({axis.method})"
+    label = f"{_taken(search)} {axis.column:.2f} ± {axis.spread:.2f} ({axis.method})"
     axes.axvline(axis.column, color=FOUND, linewidth=1.6, label=label)
     margin = 0.02 * max(float(np.ptp(sweep.columns)), 1.0)
     axes.set_xlim(sweep.columns[0] - margin, sweep.columns[-1] + margin)

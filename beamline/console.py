@@ -101,13 +101,14 @@ def axis(
 ) -> None:
     """Find the rotation axis of a scan, and draw one slice about columns around it, to choose by eye."""
     from .axis_search import parse_columns, print_search, search_axis
-    from .axis_sheet import parse_region, write_axis_sheet
+    from .axis_sheet import check_sheet_path, parse_region, write_axis_sheet
 
     settings = _settings(config, sets, _scan_options(flats, darks, angles, angle_lines, normalised))
     box = parse_region(region) if region else None
+    output = output or Path(f"{scan.resolve().stem}_axis.png")
+    check_sheet_path(output)
     search = search_axis(scan, settings, row=row, columns=parse_columns(columns) if columns else None)
     print_search(search)
-    output = output or Path(f"{scan.resolve().stem}_axis.png")
     write_axis_sheet(output, search, box)
     typer.echo(f"pictures: {output}")
 
@@ -166,7 +167,12 @@ def simulate(
         bool, typer.Option("--half-acquisition", help="Let the sample reach the edge further from the axis.")
     ] = False,
     photons: Annotated[float | None, typer.Option(help="Photons per pixel and frame in the open beam.")] = None,
-    flats_after: Annotated[int | None, typer.Option(min=0, help="Flats after the projections.")] = None,
+    flats_after: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Flats after the projections; their time is lost, unless as many as before or --layout NXtomo."
+        ),
+    ] = None,
     drift: Annotated[float | None, typer.Option(help="Change of the beam during the scan, relative.")] = None,
     layout: Annotated[str | None, typer.Option(help="DXchange or NXtomo. [DXchange]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of sample and noise.")] = None,

@@ -34,12 +34,15 @@ class SliceGeometry:
         Columns of the detector.
     sections : list of intp arrays
         Projections of each section.
+    narrowed : bool
+        True if opposite projections of a full turn are not joined though the axis or the sample asks for it.
     """
 
     acquisition: Acquisition
     rotation_axis: float
     num_columns: int
     sections: list[NDArray[np.intp]]
+    narrowed: bool = False
 
     @property
     def slice_size(self) -> int:
@@ -69,7 +72,18 @@ class SliceGeometry:
     @property
     def caveats(self) -> tuple[Caveat, ...]:
         """What of the angles may do harm."""
-        return (*angle_caveats(self.acquisition), *evenness_caveats(self.acquisition, self.sections))
+        angles = (*angle_caveats(self.acquisition), *evenness_caveats(self.acquisition, self.sections))
+        return (*angles, *self._narrowness())
+
+    def _narrowness(self) -> tuple[Caveat, ...]:
+        if not self.narrowed:
+            return ()
+        reach = min(self.rotation_axis, self.num_columns - 1 - self.rotation_axis)
+        what = (
+            f"the axis lies beside the middle of the detector (column {self.rotation_axis:.1f} of {self.num_columns})"
+        )
+        risk = f"with reconstruction.half_acquisition=false, values beyond {reach:.0f} pixels from it are wrong"
+        return (Caveat("offset-axis", f"{what}: {risk}"),)
 
     def reconstruct(
         self,
@@ -141,7 +155,9 @@ def choose_geometry(
     asked = settings.reconstruction.half_acquisition
     half = joins_opposite(asked, scan.theta, rotation_axis, scan.num_columns, sees_beyond=sees_beyond)
     acquisition = Acquisition.from_angles(scan.theta, half_acquisition=half)
-    return SliceGeometry(acquisition, rotation_axis, scan.num_columns, split(scan, acquisition, settings))
+    unasked = joins_opposite(None, scan.theta, rotation_axis, scan.num_columns, sees_beyond=sees_beyond)
+    sections = split(scan, acquisition, settings)
+    return SliceGeometry(acquisition, rotation_axis, scan.num_columns, sections, narrowed=unasked and not half)
 
 
 def split(scan: Scan, acquisition: Acquisition, settings: ReductionSettings) -> list[NDArray[np.intp]]:

@@ -16,6 +16,7 @@ from .feasibility import check_feasible
 from .geometry import split
 from .scan import Scan, open_scan
 from .settings import ReductionSettings
+from .sinograms import SinogramSettings, phase_caveats
 from .workspace import ARCHIVE
 
 __all__ = ["describe_path", "describe_plan", "describe_scan"]
@@ -98,6 +99,8 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
     scan = open_scan(path, settings.scan)
     yield from describe_scan(scan)
     check_feasible(scan, settings)
+    for caveat in phase_caveats(scan, SinogramSettings.of(settings)):
+        yield f"warning [{caveat.code}]: {caveat.message}"
     sections = split(scan, Acquisition.from_angles(scan.theta), settings)
     counts = " or ".join(map(str, sorted({len(section) for section in sections})))
     yield f"sections    {len(sections)}, of {counts} projections"

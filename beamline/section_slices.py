@@ -20,7 +20,7 @@ from .feasibility import check_volume
 from .geometry import SliceGeometry, choose_geometry
 from .job import Job
 from .scan import Scan
-from .sinograms import clean_sinograms, count_caveats, phase_decision, refuse_empty
+from .sinograms import clean_sinograms, count_caveats, phase_caveats, phase_decision, refuse_empty
 from .volume_file import VolumeFile
 
 __all__ = ["SectionSlices", "reconstruct_scan"]
@@ -108,7 +108,7 @@ def _leave_out_bad_projections(job: Job) -> Scan:
         with job.workspace.timed("screen"):
             bad, caveats = find_bad_projections(job.scan)
             found = record.store({"bad": np.flatnonzero(bad).tolist(), "caveats": caveats})
-    if not found["bad"]:
+    if not found["bad"] and not found["caveats"]:
         return job.scan
     bad = np.isin(np.arange(job.scan.num_projections), found["bad"])
     scan = job.scan.without(bad, tuple(Caveat(*caveat) for caveat in found["caveats"]))
@@ -145,6 +145,7 @@ def _choose_geometry(job: Job, scan: Scan, axis: RotationAxis) -> SliceGeometry:
     geometry = choose_geometry(scan, axis.column, job.settings, sees_beyond=axis.sees_beyond)
     for decision in (*geometry.decisions, *phase_decision(scan, job.keys.sinograms)):
         job.decide(*decision)
+    job.doubt(phase_caveats(scan, job.keys.sinograms))
     wedge_is_known = any(caveat.code == "missing-wedge" for caveat in job.caveats)
     job.doubt(caveat for caveat in geometry.caveats if not (caveat.code == "missing-angles" and wedge_is_known))
     if geometry.slice_size != scan.num_columns:

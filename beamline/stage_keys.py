@@ -9,6 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from quietbeam.reconstruction.phase import PhaseSettings
+from quietbeam.reconstruction.stripes import StripeSettings
+
 from .journal import stage_key
 from .recording import ScanSettings
 from .settings import ReductionSettings
@@ -16,7 +19,7 @@ from .sinograms import SinogramSettings
 
 __all__ = ["StageKeys"]
 
-FORMAT = 3
+FORMAT = 4
 """Raised when a stage computes something else from the same settings: older scratch files are then not used."""
 
 
@@ -53,12 +56,13 @@ class StageKeys:
 
     @property
     def axis(self) -> str:
-        """Key of the rotation axis."""
-        return self._key("axis", self.screen, "rotation_axis", self.sinograms)
+        """Key of the rotation axis, which is found with rings and without phase retrieval."""
+        seen = self.sinograms.model_copy(update={"stripes": StripeSettings(), "phase": PhaseSettings()})
+        return self._key("axis", self.screen, "rotation_axis", seen)
 
     def sections(self, column: float) -> str:
         """Key of the sections' reconstructions about an axis."""
-        return self._key("sections", stage_key(self.axis, column), "sections", "reconstruction")
+        return self._key("sections", stage_key(self.axis, column), "sections", "reconstruction", self.sinograms)
 
     def training(self, column: float) -> str:
         """Key of the trained network, whatever the number of epochs."""

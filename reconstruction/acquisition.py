@@ -8,12 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from .angles import SAME_DIRECTION, angular_gaps, covers_full_turn, largest_steps, typical_gap
 from .caveats import Caveat
 from .errors import ScanError
+from .half_acquisition import missing_of_full_turn
 
 __all__ = ["Acquisition", "angle_caveats"]
+
+MOST_MISSING = np.deg2rad(60) + 1e-6  # for rounding
+"""Radians of the full turn that a half-acquisition may lack when it is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +43,7 @@ class Acquisition:
     ValueError
         If shapes, types or values do not fit together.
     ScanError
-        If a time step has no good projection, or if a half-acquisition does not go round the full turn.
+        If a time step has no good projection, or if a half-acquisition lacks more than `MOST_MISSING` of the turn.
     """
 
     theta: NDArray[np.float64]
@@ -157,11 +162,12 @@ def _check_time_steps(scan: Acquisition) -> None:
 def _check_full_turns(scan: Acquisition) -> None:
     for step in range(scan.num_time_steps):
         theta = scan.theta[scan.projections_of(step)]
-        if not covers_full_turn(theta):
-            widest = math.degrees(angular_gaps(theta, 2 * np.pi)[1].max())
+        missing, most = math.degrees(missing_of_full_turn(theta)), math.degrees(MOST_MISSING)
+        if missing > most:
+            where = f"time step {step} lacks" if scan.num_time_steps > 1 else "the angles lack"
             raise ScanError(
-                f"a half-acquisition needs projections over the full turn; time step {step} has a gap of "
-                f"{widest:.1f} of 360 degrees: reconstruct it as an ordinary scan, or give the right angles"
+                f"a half-acquisition needs projections over the full turn, at least over {360 - most:.0f} degrees; "
+                f"{where} {missing:.1f} of 360: leave reconstruction.half_acquisition out, or give the right angles"
             )
 
 
@@ -176,9 +182,9 @@ def angle_caveats(scan: Acquisition) -> tuple[Caveat, ...]:
     Returns
     -------
     tuple of Caveat
-        ``repeated-angles``: projections nearer than a tenth of a step to an earlier one of their time step, as a stage
-        that was wound back leaves them. ``missing-angles``: gaps wider than `largest_steps`, left empty by
-        reconstruction; modulo half a turn, for a half-acquisition modulo a full one.
+        ``repeated-angles``: projections nearer than a tenth of a step, and of the steps beside, to an earlier one of
+        their time step, as a stage that was wound back leaves them. ``missing-angles``: gaps wider than
+        `largest_steps`, left empty by reconstruction; modulo half a turn, for a half-acquisition modulo a full one.
     """
     steps = [scan.projections_of(step) for step in range(scan.num_time_steps)]
     return (*_repeated(scan, steps), *_missing(scan, steps))
@@ -199,9 +205,11 @@ def _repeated(scan: Acquisition, steps: list[NDArray[np.intp]]) -> tuple[Caveat,
 
 def _repeats(theta: NDArray[np.float64], step: NDArray[np.intp], turn: float) -> NDArray[np.intp]:
     """Pairs of an earlier and a later projection of one time step at one angle, shape (pair, 2)."""
-    nearest = SAME_DIRECTION * typical_gap(angular_gaps(theta[step], turn)[1])
     order = step[np.argsort(theta[step], kind="stable")]
-    same = np.diff(theta[order]) <= nearest
+    gaps = np.diff(theta[order])
+    # Where the stage starts slowly, the steps beside are small, too.
+    beside = ndimage.maximum_filter1d(gaps, 3) if gaps.size else gaps
+    same = gaps <= SAME_DIRECTION * np.minimum(beside, typical_gap(angular_gaps(theta[step], turn)[1]))
     return np.sort(np.stack([order[:-1][same], order[1:][same]], axis=1), axis=1)
 
 

@@ -23,7 +23,15 @@ from scipy import fft, ndimage
 from .angles import covers_full_turn
 from .outliers import MAD_TO_STD
 
-__all__ = ["Evidence", "evenly", "mirror_evidence", "opposite_pairs", "opposite_rows", "wedge_evidence"]
+__all__ = [
+    "Evidence",
+    "evenly",
+    "fill_static_columns",
+    "mirror_evidence",
+    "opposite_pairs",
+    "opposite_rows",
+    "wedge_evidence",
+]
 
 ENOUGH_PAIRS = 8
 """Opposite pairs from which their mean is taken off, and the rings with it; fewer share too much of the sample."""
@@ -46,6 +54,9 @@ MOST_ANGLES = 720
 """Projections of a half turn for the wedge."""
 SMOOTHING, MOST_COHERENT = 9, 0.5
 """Neighbouring frequencies that share one squared coherence, and its bound: no frequency shall decide alone."""
+STATIC, FEW_STATIC = 0.05, 8
+"""Change over the angles, in that of the median column, of columns that measure nothing; and how many may be side by
+side: wider is air."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +232,32 @@ def opposite_rows(
         rings = _rings(sinograms)
     front, back = front - rings, back - rings
     return front.reshape(-1, front.shape[-1]), back.reshape(-1, back.shape[-1])
+
+
+def fill_static_columns(sinograms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fill narrow groups of columns that do not change over the angles: saturated ones mirror onto themselves.
+
+    Parameters
+    ----------
+    sinograms : float32, shape (row, angle, column)
+        Line integrals of some detector rows.
+
+    Returns
+    -------
+    float32, shape (row, angle, column)
+        The same, or a copy with those columns interpolated between their neighbours.
+    """
+    changes = sinograms.std(axis=1)
+    static = changes < STATIC * np.median(changes, axis=1, keepdims=True)
+    static &= ~ndimage.binary_opening(static, np.ones((1, FEW_STATIC + 1), bool))
+    if not static.any():
+        return sinograms
+    filled = sinograms.copy()
+    columns = np.arange(sinograms.shape[-1])
+    for row in np.flatnonzero(static.any(axis=1)):
+        kept = ~static[row]
+        filled[row] = [np.interp(columns, columns[kept], values[kept]) for values in sinograms[row]]
+    return filled
 
 
 def evenly(items: NDArray[Any], most: int) -> NDArray[Any]:

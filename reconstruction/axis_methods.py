@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .angles import covers_full_turn
-from .axis_evidence import Evidence, evenly, mirror_evidence, opposite_rows, wedge_evidence
+from .axis_evidence import Evidence, evenly, mirror_evidence, opposite_pairs, opposite_rows, wedge_evidence
 
 __all__ = ["AXIS_METHODS", "AxisMethod", "AxisMethodName", "Views", "ask"]
 
@@ -32,6 +32,8 @@ MOST_ANGLES = 720
 """Projections of a half turn given to Vo's method: more take longer and find the same."""
 WINDOW = 0.1
 """Width of the sliding window over that of the detector; its overlap is sought down to this."""
+BIAS = 0.1
+"""Share of the way, width times angle, by which ends that are not opposite move the axis at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,20 @@ class Views:
         """What each method of our own found; of a full turn, opposite projections tell all that a wedge could."""
         evidence = {"mirror": mirror_evidence(self.sinograms, self.theta)}
         return evidence if self.full_turn else evidence | {"double wedge": wedge_evidence(self.sinograms, self.theta)}
+
+    @cached_property
+    def not_opposite(self) -> float:
+        """Radians, beyond a step, that the ends of a half turn are from opposite; 0 where other pairs are opposite."""
+        pairs = opposite_pairs(self.theta)
+        if len(pairs) > 1 or self.theta.size < FEWEST_ANGLES:
+            return 0.0
+        turn = float(self.theta[-1] - self.theta[0])
+        return max(np.pi - turn - turn / (self.theta.size - 1), 0.0)
+
+    @property
+    def bias(self) -> float:
+        """Pixels that ends which are not opposite may move the evidence, from simulated scans."""
+        return float(BIAS * self.not_opposite * self.sinograms.shape[-1])
 
     def score(self, column: float) -> float:
         """Correlation of the edges in opposite projections about a column."""

@@ -152,8 +152,6 @@ def _slice(
     rows = sinogram[None]
     if scan.half_acquisition:
         rows, column = extend(rows, column)
-        # From an odd width, an even one would be cut half a pixel beside the axis.
-        rows = np.pad(rows, ((0, 0), (0, 0), (0, (rows.shape[-1] - size) % 2)))
     weights = angular_weights(scan.theta, scan.turn)
     image = reconstruct(rows, scan.theta, column, settings, weights=weights, num_threads=num_threads)[0]
     first = (image.shape[0] - size) // 2

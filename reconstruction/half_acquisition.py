@@ -24,13 +24,12 @@ References
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .angles import covers_full_turn
+from .angles import angular_gaps, covers_full_turn, largest_steps, typical_gap
 from .errors import ScanError
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "inner_excess",
     "is_half_acquisition",
     "joins_opposite",
+    "missing_of_full_turn",
     "overlap_weights",
     "sees_beyond",
     "sees_end",
@@ -160,6 +160,25 @@ def inner_excess(sinograms: NDArray[np.float32], rotation_axis: float) -> float:
     return beyond(reach) / whole if whole > 0 else 0.0
 
 
+def missing_of_full_turn(theta: NDArray[np.float64]) -> float:
+    """Add up the gaps of a full turn that nothing was measured in, each without the step that it would have anyhow.
+
+    Parameters
+    ----------
+    theta : float64, shape (angle,)
+        Angles in radians, in any order.
+
+    Returns
+    -------
+    float
+        Radians; 0 for a full turn.
+    """
+    _, gaps = angular_gaps(theta, 2 * np.pi)
+    if covers_full_turn(theta):
+        return 0.0
+    return float((gaps - typical_gap(gaps))[gaps > largest_steps(gaps)].sum())
+
+
 def joins_opposite(
     asked: bool | None, theta: NDArray[np.float64], rotation_axis: float, num_columns: int, *, sees_beyond: bool
 ) -> bool:
@@ -248,10 +267,11 @@ def overlap_weights(num_columns: int, rotation_axis: float) -> NDArray[np.float6
 
 
 def wide_detector(num_columns: int, rotation_axis: float) -> tuple[int, int]:
-    """Count the columns to add so that the axis comes to the middle and all that was seen fits into the slice.
+    """Count the columns to add so that the axis comes to the middle and what was seen fits into the slice.
 
-    Whole columns are added on the near side, so that the measured ones stay on their grid; the axis comes to lie at the
-    middle or less than half a pixel from it, towards the far side.
+    Whole columns are added on the near side, so that the measured ones stay on their grid, and an even number of them:
+    an axis that is found a tenth of a pixel off makes slices of the same size. The axis comes to lie within half a
+    pixel of the middle, and up to half a pixel of the rim may be cut off.
 
     Parameters
     ----------
@@ -263,10 +283,10 @@ def wide_detector(num_columns: int, rotation_axis: float) -> tuple[int, int]:
     Returns
     -------
     before, after : int
-        Columns to add before the first and after the last; one of them is 0. The wide detector may have an odd or an
-        even number of columns.
+        Columns to add before the first and after the last; one of them is 0. The wide detector has an odd or an even
+        number of columns as the detector has.
     """
-    missing = math.ceil(abs(num_columns - 1 - 2 * rotation_axis))
+    missing = 2 * round(abs(num_columns - 1 - 2 * rotation_axis) / 2)
     return (missing, 0) if rotation_axis < (num_columns - 1) / 2 else (0, missing)
 
 

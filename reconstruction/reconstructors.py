@@ -75,8 +75,8 @@ class ReconstructionSettings(BaseModel):
     filter: FilterName = Field("ram-lak", description="Window of the ramp filter.")
     half_acquisition: bool | None = Field(
         None,
-        description="Join opposite projections of a full turn about an axis near the edge to slices wider than "
-        "the detector; None does so where the axis lies there.",
+        description="Join opposite projections of a full turn about an axis beside the middle to slices wider than "
+        "the detector; None does so where the sample or the axis asks for it, true also with up to 60 degrees missing.",
     )
     circle: bool = Field(
         True,

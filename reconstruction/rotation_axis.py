@@ -9,22 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from .axis_evidence import opposite_pairs
+from .acquisition import MOST_MISSING
+from .axis_evidence import fill_static_columns, opposite_pairs
 from .axis_methods import AxisMethodName, Views, ask
+from .axis_sweep import sweep_rotation_axis
 from .caveats import Caveat
 from .errors import ScanError
-from .half_acquisition import OFF_CENTRE, inner_excess, sees_beyond, sees_end
+from .half_acquisition import OFF_CENTRE, inner_excess, missing_of_full_turn, sees_beyond, sees_end
+from .reconstructors import ReconstructionSettings
 
 __all__ = ["AxisSettings", "RotationAxis", "find_rotation_axis", "opposite_pairs"]
 
 AGREEMENT, DISAGREEMENT = 1.0, 2.0
 """Pixels between two methods' answers within which they support one another, and from which the user is told."""
+SHARPEST = "sharpest of rows"
+"""Name of the answer that slices give, where the ends of a half turn are not opposite."""
 SURE = 5.0
 """Prominence that chance does not reach."""
 ALIKE = 0.5
 """Correlation of opposite projections that noise alone does not reach."""
 BESIDE = 0.02
 """Share of the detector's width between the axis and its middle from which a half turn's rim is worth a word."""
+
+NOT_OPPOSITE, STEPS = np.deg2rad(1.5), 2
+"""Radians and steps, both, that the ends of a half turn may be from opposite without a word."""
+SWEPT_ROWS, SWEPT_COLUMNS = 3, 17
+"""Detector rows, and columns about the one found, whose slices are compared where the ends are not opposite."""
+SWEPT_WIDTH = 640
+"""Columns from which neighbours are averaged for it: what the ends do grows with the width, and so does the time."""
+SWEPT_SHARE = 0.25
+"""Spread of a column that slices tell, over what the ends may have moved the evidence."""
 
 
 class AxisSettings(BaseModel):
@@ -53,7 +67,7 @@ class RotationAxis(NamedTuple):
         Column in pixels; 0 is the centre of the first pixel.
     spread : float
         Pixels by which the column may be off: half the range of the methods that agree, or the width of the best one's
-        peak over its prominence where that is more.
+        peak over its prominence where that is more; with what ends of a half turn that are not opposite may do to it.
     method : str
         Name of the method whose column was taken; ``given``, or ``middle`` of the detector where none found anything.
     support : tuple of str
@@ -121,9 +135,12 @@ def find_rotation_axis(
     """
     settings = settings or AxisSettings()
     num_columns = sinograms.shape[-1]
-    if settings.column is not None and not 0 <= settings.column < num_columns:
-        raise ScanError(f"rotation_axis must lie in [0, {num_columns}), got {settings.column:g}")
-    views = Views(sinograms, theta, settings.num_vo_rows)
+    if settings.column is not None and not 0 <= settings.column <= num_columns - 1:
+        raise ScanError(
+            f"rotation_axis must lie in [0, {num_columns - 1}], got {settings.column:g}: give a column of the detector,"
+            " 0 = centre of the first, or none to have it found"
+        )
+    views = Views(fill_static_columns(sinograms), theta, settings.num_vo_rows)
     asked = {name: ask(name, views) for name in settings.methods}
     found: dict[str, float] = {name: column for name, column in asked.items() if column is not None}
     if settings.column is not None:
@@ -134,8 +151,42 @@ def find_rotation_axis(
         # The columns of other methods are no peaks of the evidence, and its width there says nothing of them.
         method = min(support, key=lambda name: (name not in views.evidence, views.uncertainty(found[name])))
         if _is_sure(found[method], support, views):
+            swept = _sharpest(found[method], views)
+            if swept is not None:
+                found = {**found, SHARPEST: swept}
+                return _result(SHARPEST, _agreeing(SHARPEST, found), found, views)
             return _result(method, support, found, views)
     return _result("middle", ("middle",), {"middle": (num_columns - 1) / 2, **found}, views)
+
+
+def _sharpest(column: float, views: Views) -> float | None:
+    """Column of the sharpest slices near one that ends which are not opposite found; None where it is no peak."""
+    if not _is_short(views):
+        return None
+    reach = max(2 * views.bias, 2.0)
+    last = views.sinograms.shape[-1] - 1
+    width = -(-(last + 1) // SWEPT_WIDTH)
+    count = (last + 1) // width
+    first = (width - 1) / 2
+    low, high = np.clip((np.array([column - reach, column + reach]) - first) / width, 0, count - 1)
+    if not high > low:
+        return None
+    tried = np.linspace(low, high, SWEPT_COLUMNS)
+    rows = np.unique(np.linspace(0, len(views.sinograms) - 1, SWEPT_ROWS + 2).astype(int)[1:-1])
+    options = ReconstructionSettings(half_acquisition=False)
+    binned = [views.sinograms[row, :, : count * width].reshape(-1, count, width).mean(axis=2) for row in rows]
+    sweeps = [sweep_rotation_axis(sinogram, views.theta, tried, options) for sinogram in binned]
+    best = first + width * np.array([sweep.best for sweep in sweeps])
+    sharpest = float(np.median(best))
+    # Noise draws the rows apart.
+    alike = np.abs(best - sharpest).max() <= max(SWEPT_SHARE * views.bias, AGREEMENT / 2)
+    return sharpest if alike and first + width * tried[1] <= sharpest <= first + width * tried[-2] else None
+
+
+def _is_short(views: Views) -> bool:
+    """Tell whether the ends of a half turn are far from opposite."""
+    step = float(np.ptp(views.theta)) / max(views.theta.size - 1, 1)
+    return bool(views.not_opposite > max(NOT_OPPOSITE, STEPS * step))
 
 
 def _agreeing(name: str, found: Mapping[str, float]) -> tuple[str, ...]:
@@ -170,15 +221,31 @@ def _result(method: str, support: tuple[str, ...], found: Mapping[str, float], v
         sees_beyond=sees_beyond(views.sinograms, column),
         caveats=(),
     )
-    return axis._replace(caveats=(*_weakness(axis), *_disagreement(axis, views), *_offset(axis, views)))
+    return axis._replace(caveats=(*_doubt(axis, views), *_offset(axis, views)))
 
 
 def _spread(method: str, columns: list[float], column: float, views: Views) -> float:
     if method == "given":
         return 0.0
     most = (views.sinograms.shape[-1] - 1) / 2
-    uncertainty = most if method == "middle" else views.uncertainty(column)
+    if method == SHARPEST:
+        return float(min(max(SWEPT_SHARE * views.bias, np.ptp(columns) / 2), most))
+    uncertainty = most if method == "middle" else views.uncertainty(column) + views.bias
     return float(min(max(uncertainty, np.ptp(columns) / 2), most))
+
+
+def _doubt(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
+    """Tell once of an axis that is not sure, and of ends that are not opposite."""
+    return (*(_disagreement(axis, views) or _weakness(axis)), *_shortness(axis, views))
+
+
+def _shortness(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
+    if axis.method in ("given", "middle") or not _is_short(views):
+        return ()
+    missing = np.rad2deg(views.not_opposite)
+    what = f"the ends of the half turn are {missing:.1f} degrees, beyond a step, from opposite"
+    risk = f"the rotation axis may be off by {axis.spread:.1f} pixels; look at the slices"
+    return (Caveat("short-half-turn", f"{what}: {risk}"),)
 
 
 def _weakness(axis: RotationAxis) -> tuple[Caveat, ...]:
@@ -197,7 +264,8 @@ def _disagreement(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
     """Tell of answers that are as plausible as an axis has to be, but elsewhere."""
     plausible = {name for name, (c, score) in axis.candidates.items() if score >= ALIKE or views.prominence(c) >= SURE}
     far = {name for name, (column, _) in axis.candidates.items() if abs(column - axis.column) > DISAGREEMENT}
-    if axis.method == "middle" or not plausible & far:
+    # Ends that are not opposite lead astray, which is told.
+    if axis.method in ("middle", SHARPEST) or not plausible & far:
         return ()
     what = f"the methods put the rotation axis at different columns ({_answers(axis)})"
     return (Caveat("axis-methods-disagree", what),)
@@ -208,7 +276,12 @@ def _answers(axis: RotationAxis) -> str:
 
 
 def _offset(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
-    """Tell of an axis near an edge, and of a half turn about one beside the middle that cuts the sample off."""
+    """Tell of an axis that leaves too much unseen: without a full turn, near an edge, or where the sample is cut off.
+
+    Whether a full turn is joined is not decided here.
+    """
+    if views.full_turn:
+        return ()
     column, num_columns = axis.column, views.sinograms.shape[-1]
     last = num_columns - 1
     reach = min(column, last - column)
@@ -217,15 +290,16 @@ def _offset(axis: RotationAxis, views: Views) -> tuple[Caveat, ...]:
     if reach >= OFF_CENTRE * last:
         beside = abs(last / 2 - column) > BESIDE * num_columns
         # A sample wider than the detector on both sides is cut off wherever the axis is.
-        if views.full_turn or not (axis.sees_beyond and beside and sees_end(views.sinograms, column)):
+        if not (axis.sees_beyond and beside and sees_end(views.sinograms, column)):
             return ()
         what = f"the sample reaches beyond the nearer edge of the detector, the axis is beside the middle ({where})"
-    if views.full_turn:
-        width = 2 * max(column, last - column) + 1
-        risk = f"the scan covers a full turn and will be extended to the full field of view of {width:.0f} columns"
-    else:
-        risk = f"without a full turn, values beyond {reach:.0f} pixels from the axis are wrong"
-        if axis.sees_beyond:
-            excess = 100 * inner_excess(views.sinograms, column)
-            risk += f", those within about {excess:.1f} % too high; take a full turn or centre the axis"
+    missing = np.rad2deg(missing_of_full_turn(views.theta))
+    if missing <= np.rad2deg(MOST_MISSING):
+        risk = f"the full turn lacks {missing:.1f} of 360 degrees, values beyond {reach:.0f} pixels from the axis are "
+        risk += "wrong unless reconstruction.half_acquisition=true joins its sides, with streaks"
+        return (Caveat("offset-axis", f"{what}: {risk}"),)
+    risk = f"without a full turn, values beyond {reach:.0f} pixels from the axis are wrong"
+    if axis.sees_beyond:
+        excess = 100 * inner_excess(views.sinograms, column)
+        risk += f", those within about {excess:.1f} % too high; take a full turn or centre the axis"
     return (Caveat("offset-axis", f"{what}: {risk}"),)

@@ -58,7 +58,7 @@ def test_the_sweep_is_as_wide_as_the_reduction(asked, tmp_path):
 
 def test_an_empty_row_is_swept_as_it_is_reduced(tmp_path):
     """Its own line integrals do not tell that the sample is wider than the near side."""
-    path = small_scan(tmp_path / "half.h5", half_acquisition=True, angle_range=360, axis_offset=-4, num_angles=96)
+    path = small_scan(tmp_path / "half.h5", half_acquisition=True, angle_range=360, axis_offset=-6.5, num_angles=96)
     with h5py.File(path, "r+") as file:
         file["exchange/data"][:, 2] = file["exchange/data_white"][:, 2].mean(axis=0)
     search = search_axis(path, small_settings(), row=2)
@@ -92,6 +92,19 @@ def test_all_answers_are_told(scan):
     assert "given" in text
     assert "--set rotation_axis.column=20.00" in text
     assert "warning [axis-methods-disagree]: " in text
+
+
+def test_a_sharpest_slice_elsewhere_is_not_offered(scan):
+    search = search_axis(scan, small_settings(), columns=np.arange(AXIS - 5, AXIS + 6, 0.5))
+    far = search._replace(axis=search.axis._replace(column=search.sweep.best + 4.6, spread=0.3))
+    assert "(sharpest slice)" in text_of(search)
+    assert "(sharpest slice)" not in text_of(far)
+    assert "the sharpest slice disagrees by 4.6 px" in text_of(far)
+
+
+def test_phase_retrieval_does_not_move_the_axis(scan):
+    phase = small_settings(phase__delta_beta=200, phase__energy=20, phase__distance=0.1)
+    assert find_axis(open_scan(scan, phase.scan), phase) == find_axis(open_scan(scan), small_settings())
 
 
 def test_a_sharpest_slice_at_the_end_is_none(scan):
@@ -141,6 +154,8 @@ def test_the_command_writes_the_sheet_and_says_what_to_set(scan, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
+        (("-o", "sheet.jpg"), 2, "--output expects a name that ends in .png, got sheet.jpg"),
+        (("-o", "nowhere/sheet.png"), 2, "--output nowhere/sheet.png: the folder nowhere is not there, or cannot be"),
         (("--columns", "5"), 2, "--columns expects START:STOP:STEP"),
         (("--columns", "40:60:5"), 3, "columns to sweep must lie in [0, 47]"),
         (("--row", "99"), 3, "the row to sweep must lie in [0, 16), got 99"),

@@ -52,6 +52,8 @@ def test_found_and_sharpest_are_marked(search):
     nearest = int(np.abs(search.sweep.columns - search.axis.column).argmin())
     sharpest = int(np.argmax(search.sweep.sharpness))
     assert "found" in words[nearest]
+    middle = search._replace(axis=search.axis._replace(method="middle"))
+    assert "middle" in pictures(draw_axis_sheet(middle))[nearest].get_title(loc="right")
     assert "sharpest" in words[sharpest]
     assert sum(map(bool, words)) == len({nearest, sharpest})
 
@@ -70,6 +72,7 @@ def test_the_region_has_structure_and_lies_within_the_field_of_view(search):
     wide.slices[2, 230:250, 120:140] = 1
     wide.slices[:, 0] = 9  # the rim
     box = choose_region(wide)
+    assert box.height == box.width == 134
     assert (box.row, box.column) <= (230, 120)
     assert box.row + box.height >= 250
     assert box.column + box.width >= 140

@@ -117,9 +117,9 @@ def test_is_refused_with_numbers(what: str, tmp_path: Path) -> None:
         slices_of(spoilt(tmp_path / "scan.h5", spoil), tmp_path / "out")
 
 
-@pytest.mark.parametrize("column", [-0.5, 48, 999])
+@pytest.mark.parametrize("column", [-0.5, 47.5, 999])
 def test_axis_outside_is_refused(column: float, tmp_path: Path) -> None:
-    with pytest.raises(ScanError, match=rf"must lie in \[0, 48\), got {column:g}"):
+    with pytest.raises(ScanError, match=rf"must lie in \[0, 47\], got {column:g}"):
         slices_of(small_scan(tmp_path / "scan.h5"), tmp_path / "out", rotation_axis__column=column)
 
 

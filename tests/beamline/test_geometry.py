@@ -82,6 +82,8 @@ def test_half_acquisition_can_be_refused_and_asked_for(half_scan: Path) -> None:
     scan = open_scan(half_scan)
     narrow = choose_geometry(scan, 8, small_settings(reconstruction__half_acquisition=False), sees_beyond=False)
     assert narrow.slice_size == scan.num_columns
+    assert "offset-axis" in [caveat.code for caveat in narrow.caveats]
+    assert "values beyond 8 pixels from it are wrong" in narrow.caveats[-1].message
     asked = choose_geometry(scan, 20, small_settings(reconstruction__half_acquisition=True), sees_beyond=False)
     assert asked.slice_size > scan.num_columns
 

@@ -123,7 +123,7 @@ class TestHalfAcquisition:
 
     def test_sample_reaches_the_far_edge_and_the_slice_holds_it(self):
         assert 0.9 * 54.3 < self.settings.radius < 54.3
-        assert self.settings.slice_size == 64 + 45
+        assert self.settings.slice_size == 64 + 44
         assert SMALL.model_copy(update={"axis_offset": 10.0}).radius < 14
         assert SMALL.slice_size == 48
 

@@ -53,7 +53,7 @@ def test_bad_projections_belong_to_no_time_step():
         ({"good": np.array([0, 1, 2, 3])}, ValueError, "good must be bool, got int64"),
         ({"good": np.zeros(4, bool)}, ScanError, "time step 0 has no good projection"),
         ({"num_channels": 0}, ValueError, "num_channels must be at least 1, got 0"),
-        ({"half_acquisition": True}, ScanError, "needs projections over the full turn.* 225.0 of 360 degrees"),
+        ({"half_acquisition": True}, ScanError, "needs projections over the full turn.* the angles lack 180.0 of 360"),
     ],
 )
 def test_mistakes_are_named(changes, error, message):
@@ -67,7 +67,7 @@ def test_half_acquisition_needs_a_full_turn_in_each_time_step():
     steps = np.arange(72) // 36
     scan = Acquisition.from_angles(theta, time_step=steps, half_acquisition=True)
     bad_end = np.arange(72) < 50
-    with pytest.raises(ScanError, match="time step 1 has a gap"):
+    with pytest.raises(ScanError, match=r"time step 1 lacks 220\.0 of 360"):
         dataclasses.replace(scan, good=bad_end)
 
 
@@ -97,6 +97,17 @@ def test_winding_back_repeats_angles():
     good = np.ones(185, bool)
     good[55:60] = False
     assert angle_caveats(dataclasses.replace(scan, good=good)) == ()
+
+
+def test_slow_steps_are_no_repeats():
+    assert angle_caveats(degrees(180 * np.linspace(0, 1, 200, endpoint=False) ** 2)) == ()
+
+
+def test_a_half_acquisition_may_lack_a_part_which_is_told():
+    scan = Acquisition.from_angles(np.deg2rad(np.arange(300.0)), half_acquisition=True)
+    (caveat,) = angle_caveats(scan)
+    assert caveat.code == "missing-angles"
+    assert "60.00 of 360 degrees" in caveat.message
 
 
 def test_encoder_jitter_does_not_hide_a_repeat():

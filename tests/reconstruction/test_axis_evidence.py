@@ -138,6 +138,18 @@ def test_inputs_are_left_alone():
     np.testing.assert_array_equal(sinograms, before)
 
 
+def test_static_columns_are_filled_but_air_is_not():
+    sinograms = white_noise(2, 60, 64)
+    assert axis_evidence.fill_static_columns(sinograms) is sinograms
+    spoilt = sinograms.copy()
+    spoilt[1, :, 20:23] = 5
+    spoilt[..., :12] = 0
+    filled = axis_evidence.fill_static_columns(spoilt)
+    np.testing.assert_allclose(filled[1, :, 21], (sinograms[1, :, 19] + sinograms[1, :, 23]) / 2, rtol=1e-5, atol=1e-6)
+    filled[1, :, 20:23] = 5
+    np.testing.assert_array_equal(filled, spoilt)
+
+
 def test_evenly_keeps_both_ends():
     assert evenly(np.arange(10), 4).tolist() == [0, 3, 6, 9]
     assert evenly(np.arange(3), 9).tolist() == [0, 1, 2]

@@ -10,6 +10,7 @@ from quietbeam.reconstruction.half_acquisition import (
     extend,
     inner_excess,
     joins_opposite,
+    missing_of_full_turn,
     overlap_weights,
     sees_beyond,
     sees_end,
@@ -76,9 +77,19 @@ def test_wide_detector_holds_all_that_was_seen_around_its_middle(num_columns, pl
     reach = max(axis, num_columns - 1 - axis)
     last = before + num_columns + after - 1
     assert min(before, after) == 0
-    assert min(before + axis, last - before - axis) >= reach - 1e-9
-    assert abs(before + axis - last / 2) < 0.5
-    assert reach <= last / 2 < reach + 0.5 + 1e-9
+    assert abs(before + axis - last / 2) <= 0.5 + 1e-9
+    assert abs(reach - last / 2) <= 0.5 + 1e-9
+    assert (before + after) % 2 == 0
+
+
+@pytest.mark.parametrize("axis", [17.5, 65.5, 24.0 + 0.5])
+def test_an_axis_found_a_little_off_makes_the_same_slices(axis):
+    assert {wide_detector(96, axis + off) for off in (-0.3, -0.07, 0, 0.07, 0.3)} == {wide_detector(96, axis)}
+
+
+@pytest.mark.parametrize(("count", "missing"), [(360, 0), (340, 20), (300, 60), (180, 180)])
+def test_missing_part_of_a_full_turn(count, missing):
+    assert np.rad2deg(missing_of_full_turn(np.deg2rad(np.arange(count)))) == pytest.approx(missing)
 
 
 @pytest.mark.parametrize("axis", [24.0, 24.3, 24.5, 119 - 24.3])
@@ -141,7 +152,7 @@ def test_measured_values_stay_on_their_columns():
     given_ = sinograms.copy()
     half = extend(sinograms, 29.75)
     np.testing.assert_array_equal(sinograms, given_)
-    assert half.sinograms.shape == (2, 5, 61)
+    assert half.sinograms.shape == (2, 5, 60)
     assert half.sinograms.dtype == np.float32
     assert half.rotation_axis == 29.75
     np.testing.assert_array_equal(half.sinograms[..., :20], sinograms[..., :20])
