@@ -39,7 +39,7 @@ def test_errors_have_their_exit_codes(scan, output, tmp_path):
     fails(["reduce", scan, "--config", tmp_path / "absent.toml"], 2, "cannot be read")
     fails(["reduce", scan, "-o", output], 1, "holds the results of another scan or of other settings", "--overwrite")
     fails(["reduce", scan, "-o", tmp_path / "text.h5"], 1, "text.h5")
-    fails(["reduce", scan, "-o", tmp_path / "x", "--rotation-axis", "500"], 3, "must lie in [0, 48), got 500")
+    fails(["reduce", scan, "-o", tmp_path / "x", "--rotation-axis", "500"], 3, "must lie in [0, 47], got 500")
     fails(["reduce", scan, "-o", tmp_path / "x", "--set", "sections.num_sections=30"], 1, "sections need at least")
     fails(["verify", tmp_path], 7, "no manifest here")
     fails(["verify", tmp_path / "absent"], 2, "does not exist")
