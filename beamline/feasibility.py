@@ -9,6 +9,7 @@ from quietbeam.compress.header import ArchiveHeader
 from quietbeam.reconstruction.acquisition import Acquisition
 from quietbeam.reconstruction.errors import ReductionError, ScanError
 from quietbeam.reconstruction.reconstructors import available_reconstructors
+from quietbeam.reconstruction.tomopy_backend import tomopy_is_installed
 
 from .geometry import split
 from .scan import Scan
@@ -48,6 +49,8 @@ def check_feasible(scan: Scan, settings: ReductionSettings) -> None:
     method, column = settings.reconstruction.method, settings.rotation_axis.column
     if method not in available_reconstructors():
         raise ReductionError(f"reconstruction.method={method} needs {_WHAT_IS_MISSING[method]}: choose gridrec or fbp")
+    if settings.phase.delta_beta and settings.phase.method == "tomopy-paganin" and not tomopy_is_installed():
+        raise ReductionError(f"phase.method=tomopy-paganin needs {_WHAT_IS_MISSING['tomopy-gridrec']}: choose paganin")
     if column is not None and not 0 <= column <= scan.num_columns - 1:
         raise ScanError(
             f"{scan.path}: rotation_axis must lie in [0, {scan.num_columns - 1}], got {column:g}: leave it out to have "

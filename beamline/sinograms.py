@@ -18,7 +18,14 @@ from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import ScanError
 from quietbeam.reconstruction.normalize import NormalizeSettings, Transmission, line_integrals, transmission
 from quietbeam.reconstruction.outliers import OutlierSettings, fill_dead, mask_unmeasured, remove_zingers
-from quietbeam.reconstruction.phase import PhaseOptics, PhaseSettings, blur_length, paganin, phase_halo, phase_optics
+from quietbeam.reconstruction.phase import (
+    PhaseOptics,
+    PhaseSettings,
+    blur_length,
+    phase_halo,
+    phase_optics,
+    retrieve_phase,
+)
 from quietbeam.reconstruction.stripes import StripeSettings, remove_stripes
 
 from .scan import Scan
@@ -159,7 +166,7 @@ def phase_decision(scan: Scan, settings: SinogramSettings) -> tuple[Decision, ..
     if optics is None:
         return ()
     length = blur_length(**optics._asdict())
-    value = f"Paganin, delta/beta {optics.delta_beta:g}, {optics.energy:g} keV, {optics.distance:g} m"
+    value = f"{settings.phase.method}, delta/beta {optics.delta_beta:g}, {optics.energy:g} keV, {optics.distance:g} m"
     reason = f"phase.delta_beta; the filter's length is {length:.1f} px, of {optics.pixel_size:g} m each"
     return (Decision("phase", value, reason),)
 
@@ -308,7 +315,7 @@ def _filter(
     for first in range(0, sinograms.shape[1], PHASE_FRAMES):
         angles = slice(first, first + PHASE_FRAMES)
         images = sinograms[nearest, angles].swapaxes(0, 1)
-        result = paganin(images, **optics._asdict(), padding=settings.padding, num_threads=num_threads)
+        result = retrieve_phase(images, optics, settings, num_threads=num_threads)
         filtered[:, angles] = result[:, inner].swapaxes(0, 1)
     return filtered
 

@@ -11,8 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import constants, fft
 
 from .errors import ScanError
+from .tomopy_backend import tomopy_paganin
 
-__all__ = ["PhaseOptics", "PhaseSettings", "blur_length", "paganin", "phase_halo", "phase_optics", "wavelength"]
+__all__ = [
+    "PhaseOptics",
+    "PhaseSettings",
+    "blur_length",
+    "paganin",
+    "phase_halo",
+    "phase_optics",
+    "retrieve_phase",
+    "wavelength",
+]
 
 HALO = 16.0
 """Reach of the filter in its lengths: what lies beyond weighs exp(-16) / 2, less than float32 rounds."""
@@ -29,11 +39,15 @@ class PhaseSettings(BaseModel):
     delta_beta: float | None = Field(
         None, gt=0, description="Ratio of refraction to absorption, delta over beta, of the sample; None = off."
     )
+    method: Literal["paganin", "tomopy-paganin"] = Field(
+        "paganin", description="Paganin's filter as it is here, or as tomopy has it, where tomopy is installed."
+    )
     energy: float | None = Field(None, gt=0, description="Photon energy, keV; None: of the scan.")
     distance: float | None = Field(None, gt=0, description="From sample to detector, metres; None: of the scan.")
     pixel_size: float | None = Field(None, gt=0, description="Pixel size at the sample, metres; None: of the scan.")
     padding: Literal["edge", "symmetric"] = Field(
-        "edge", description="Beyond the detector, the last pixel goes on (edge) or the image is mirrored (symmetric)."
+        "edge",
+        description="Beyond the detector, the last pixel goes on (edge) or the image is mirrored (symmetric).",
     )
 
 
@@ -145,6 +159,37 @@ def phase_halo(*, delta_beta: float, energy: float, distance: float, pixel_size:
     """
     length = blur_length(delta_beta=delta_beta, energy=energy, distance=distance, pixel_size=pixel_size)
     return 0 if length == 0 else max(MIN_HALO, math.ceil(HALO * length))
+
+
+def retrieve_phase(
+    transmission: NDArray[np.float32], optics: PhaseOptics, settings: PhaseSettings, *, num_threads: int = 1
+) -> NDArray[np.float32]:
+    """Filter projections with the method of the settings.
+
+    Parameters
+    ----------
+    transmission : float32, shape (angle, row, column)
+        Flat-corrected projections, finite.
+    optics : PhaseOptics
+        Of `phase_optics`.
+    settings : PhaseSettings
+        Method and padding.
+    num_threads : int
+        Threads of our own method.
+
+    Returns
+    -------
+    float32, the same shape
+        Filtered transmission; its minus logarithm is the line integral of the attenuation.
+
+    Raises
+    ------
+    ReductionError
+        If tomopy is asked for and not installed.
+    """
+    if settings.method == "tomopy-paganin":
+        return tomopy_paganin(transmission, **optics._asdict())
+    return paganin(transmission, **optics._asdict(), padding=settings.padding, num_threads=num_threads)
 
 
 def paganin(

@@ -54,6 +54,14 @@ def test_a_method_whose_library_is_not_here_is_refused(scan: Scan, method: str) 
         check_feasible(scan, small_settings(reconstruction__method=method))
 
 
+def test_phase_retrieval_of_a_library_that_is_not_here_is_refused(scan: Scan) -> None:
+    if "tomopy-gridrec" in available_reconstructors():
+        pytest.skip("tomopy is here")
+    settings = small_settings(phase__method="tomopy-paganin", phase__delta_beta=100)
+    with pytest.raises(ReductionError, match=r"phase\.method=tomopy-paganin needs tomopy.*: choose paganin"):
+        check_feasible(scan, settings)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_here_is_refused(scan: Scan) -> None:
     with pytest.raises(ReductionError, match="torch finds no CUDA device"):

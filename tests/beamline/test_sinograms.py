@@ -138,7 +138,7 @@ class TestPhase:
     def test_is_told(self, tall_scan):
         assert phase_decision(tall_scan, SinogramSettings()) == ()
         (decision,) = phase_decision(tall_scan, self.settings)
-        assert decision.value == "Paganin, delta/beta 20, 20 keV, 0.012 m"
+        assert decision.value == "paganin, delta/beta 20, 20 keV, 0.012 m"
         assert "length is 1.1 px" in decision.reason
 
     def test_what_the_scan_does_not_tell(self, tall_scan):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy import constants
+from scipy import constants, ndimage
 
 from quietbeam.reconstruction.errors import ScanError
 from quietbeam.reconstruction.phase import (
@@ -10,6 +10,7 @@ from quietbeam.reconstruction.phase import (
     paganin,
     phase_halo,
     phase_optics,
+    retrieve_phase,
     wavelength,
 )
 from quietbeam.reconstruction.propagation import propagate
@@ -159,3 +160,16 @@ class TestOptics:
     def test_wavelength_of_12_4_kev_is_one_angstrom(self):
         assert wavelength(12.398) == pytest.approx(1e-10, rel=1e-4)
         assert wavelength(20.0) * 20e3 * constants.e == pytest.approx(constants.h * constants.c)
+
+
+def test_the_method_of_the_settings_is_taken():
+    pytest.importorskip("tomopy")
+    rng = np.random.default_rng(2)
+    transmission = ndimage.gaussian_filter(rng.uniform(0.4, 0.9, (2, 96, 128)), (0, 2, 2)).astype(np.float32)
+    optics = PhaseOptics(delta_beta=20, energy=20, distance=0.02, pixel_size=1e-6)
+    own, theirs = (
+        retrieve_phase(transmission, optics, PhaseSettings(delta_beta=20, method=method))
+        for method in ("paganin", "tomopy-paganin")
+    )
+    assert not np.array_equal(own, theirs)
+    np.testing.assert_allclose(theirs[:, 30:-30, 30:-30], own[:, 30:-30, 30:-30], atol=0.01)
