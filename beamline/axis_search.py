@@ -15,17 +15,14 @@ from rich.table import Table
 from quietbeam.reconstruction.axis_sweep import AxisSweep, sweep_rotation_axis
 from quietbeam.reconstruction.errors import ScanError
 from quietbeam.reconstruction.half_acquisition import joins_opposite
-from quietbeam.reconstruction.phase import PhaseSettings
 from quietbeam.reconstruction.reconstructors import ReconstructionSettings
 from quietbeam.reconstruction.rotation_axis import RotationAxis, find_rotation_axis
-from quietbeam.reconstruction.stripes import StripeSettings
 
 from .bad_projections import find_bad_projections
 from .chunks import middle_rows
 from .scan import Scan, open_scan
 from .settings import ReductionSettings, SettingsError
-from .sinograms import clean_sinograms
-from .stage_keys import StageKeys
+from .sinograms import SinogramSettings, clean_sinograms
 
 __all__ = ["AxisSearch", "describe_search", "find_axis", "parse_columns", "print_search", "search_axis"]
 
@@ -75,9 +72,7 @@ def find_axis(scan: Scan, settings: ReductionSettings) -> RotationAxis:
     RotationAxis
         Column, score, candidates, caveats.
     """
-    # Ring removal moves the axis of a narrow detector, and so does the blur of a phase filter.
-    without = {"stripes": StripeSettings(method="none"), "phase": PhaseSettings()}
-    raw = StageKeys("", settings).sinograms.model_copy(update=without)
+    raw = SinogramSettings.of(settings).for_axis()
     threads = settings.compute.threads or 1
     parts = [clean_sinograms(scan, rows, raw, num_threads=threads)[0] for rows in middle_rows(scan, settings)]
     return find_rotation_axis(np.concatenate(parts), scan.theta, settings.rotation_axis)
@@ -120,7 +115,7 @@ def search_axis(
         swept = f"{columns[0]:g} to {columns[-1]:g}"
         raise ScanError(f"{path}: columns to sweep must lie in [0, {scan.num_columns - 1}], got {swept}")
     options = _as_reduced(scan, axis, columns, settings.reconstruction)
-    sinogram = clean_sinograms(scan, slice(row, row + 1), StageKeys("", settings).sinograms)[0][0]
+    sinogram = clean_sinograms(scan, slice(row, row + 1), SinogramSettings.of(settings))[0][0]
     return AxisSearch(scan, axis, row, sweep_rotation_axis(sinogram, scan.theta, columns, options))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import psutil
 
-from quietbeam.reconstruction.polar_grid import grid_bytes
+from quietbeam.reconstruction.polar_grid import BATCH, grid_bytes
 
 from .scan import Scan
 from .settings import ReductionSettings
@@ -38,9 +40,15 @@ def bytes_of_chunk(scan: Scan, settings: ReductionSettings, num_rows: int, *, sl
         Bytes.
     """
     size = slice_size or scan.num_columns
-    fixed = (settings.compute.threads or 1) * grid_bytes(size)
+    fixed = _num_grids(settings) * grid_bytes(size)
     halo = 2 * _halo(scan, settings) * HALO_COPIES * _bytes_of_sinogram(scan)
     return fixed + halo + num_rows * _bytes_per_row(scan, settings, size)
+
+
+def _num_grids(settings: ReductionSettings) -> int:
+    """Count the grids that are worked in at a time: a batch of a section each, not more than there are threads."""
+    batches = -(-settings.compute.chunk_slices // BATCH) * settings.sections.num_sections
+    return min(settings.compute.threads or os.cpu_count() or 1, batches)
 
 
 def _halo(scan: Scan, settings: ReductionSettings) -> int:

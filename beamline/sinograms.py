@@ -71,6 +71,10 @@ class SinogramSettings(BaseModel):
         """Take them out of all settings."""
         return cls(**{stage: getattr(settings, stage) for stage in cls.model_fields})
 
+    def for_axis(self) -> Self:
+        """Leave rings and phase in: ring removal moves the axis of a narrow detector, and so does a phase filter."""
+        return self.model_copy(update={"stripes": StripeSettings(method="none"), "phase": PhaseSettings()})
+
 
 def clean_sinograms(
     scan: Scan, rows: slice, settings: SinogramSettings, *, num_threads: int = 1

@@ -9,9 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from quietbeam.reconstruction.phase import PhaseSettings
-from quietbeam.reconstruction.stripes import StripeSettings
-
 from .journal import stage_key
 from .recording import ScanSettings
 from .settings import ReductionSettings
@@ -57,8 +54,7 @@ class StageKeys:
     @property
     def axis(self) -> str:
         """Key of the rotation axis, which is found with rings and without phase retrieval."""
-        seen = self.sinograms.model_copy(update={"stripes": StripeSettings(), "phase": PhaseSettings()})
-        return self._key("axis", self.screen, "rotation_axis", seen)
+        return self._key("axis", self.screen, "rotation_axis", self.sinograms.for_axis())
 
     def sections(self, column: float) -> str:
         """Key of the sections' reconstructions about an axis."""

@@ -253,15 +253,13 @@ def overlap_weights(num_columns: int, rotation_axis: float) -> NDArray[np.float6
     ScanError
         If the axis is nearer than `MIN_OVERLAP` pixels to the edge, or outside.
     """
-    last = num_columns - 1
-    overlap = min(rotation_axis, last - rotation_axis)
+    outwards, overlap = _outwards(num_columns, rotation_axis)
     if not overlap >= MIN_OVERLAP:
+        most = num_columns - 1 - MIN_OVERLAP
         raise ScanError(
-            f"rotation_axis of a half-acquisition must lie in [{MIN_OVERLAP:g}, {last - MIN_OVERLAP:g}], got "
-            f"{rotation_axis:g}: the middle of the slice was not seen, or the axis is wrong"
+            f"rotation_axis of a half-acquisition must lie in [{MIN_OVERLAP:g}, {most:g}], got {rotation_axis:g}: the "
+            "middle of the slice was not seen, or the axis is wrong"
         )
-    side = 1 if rotation_axis < last / 2 else -1
-    outwards = side * (np.arange(num_columns) - rotation_axis)
     weights = np.cos(np.pi / 4 * (1 - np.clip(outwards / overlap, -1, 1))) ** 2
     return np.asarray(weights)
 
@@ -322,10 +320,14 @@ def _profile(
     sinograms: NDArray[np.float32], rotation_axis: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Mean over rows and angles, pixels from the axis towards the far side, and those to the near edge."""
-    last = sinograms.shape[-1] - 1
+    return sinograms.mean(axis=(0, 1), dtype=np.float64), *_outwards(sinograms.shape[-1], rotation_axis)
+
+
+def _outwards(num_columns: int, rotation_axis: float) -> tuple[NDArray[np.float64], float]:
+    """Pixels of each column from the axis towards the far side, and those from the axis to the near edge."""
+    last = num_columns - 1
     side = 1 if rotation_axis < last / 2 else -1
-    outwards = side * (np.arange(last + 1) - rotation_axis)
-    return sinograms.mean(axis=(0, 1), dtype=np.float64), outwards, min(rotation_axis, last - rotation_axis)
+    return side * (np.arange(num_columns, dtype=np.float64) - rotation_axis), min(rotation_axis, last - rotation_axis)
 
 
 def _parts(sinograms: NDArray[np.float32], rotation_axis: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
