@@ -109,9 +109,9 @@ def check_volume(path: Path, shape: tuple[int, int, int], settings: ReductionSet
         ArchiveHeader(shape=shape, codec=archive.codec, max_error=1, chunk_slices=archive.chunk_slices)
     except ValueError as error:
         raise ReductionError(f"{path}: does not fit into an archive: {error}") from error
-    largest = min(network.num_dilations, network.depth)
-    if min(settings.pairs.crop_size, *shape[1:]) < largest:
+    largest = network.largest_dilation
+    if min(settings.pairs.crop_size, *shape[1:]) < largest + (network.padding == "reflect"):
         raise ReductionError(
             f"{path}: slices of {shape[2]} pixels are smaller than the network's largest dilation, {largest}: lower "
-            "network.num_dilations"
+            "network.dilations"
         )

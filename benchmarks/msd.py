@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from rows import Row, arguments, cpu_seconds, in_child, report
 from torch import Tensor
-from torch.nn.functional import conv2d
 
-from quietbeam.noise2inverse.msd import MSD, NetworkSettings
+from quietbeam.noise2inverse.msd import MSD, NetworkSettings, mixed_scale_dense
 
 CHANNELS = 5
 # image size, forward alone?; joined features of the peer that a backward pass needs: 16 GB at 512
@@ -83,14 +82,15 @@ def _multiplications(network: MSD) -> int:
 
 
 def by_convolutions(network: MSD, images: Tensor) -> Tensor:
-    """Apply the same weights, layer by layer, with padded framework convolutions and joined features."""
-    features = (images - network.mean) / network.std
-    for weight, bias, dilation in zip(network.weights, network.bias[:, None], network.dilations, strict=True):
-        rows, columns = (torch.as_tensor(np.pad(np.arange(n), dilation, mode="symmetric")) for n in features.shape[-2:])
-        new = torch.relu(conv2d(features[:, :, rows][..., columns], weight, bias, dilation=dilation))
-        features = torch.cat([features, new], 1)
-    output = conv2d(features, network.final_weight[:, :, None, None], network.final_bias)
-    return output * network.std + network.mean
+    """Apply the same weights by the definition; the statistics of the data are 0 and 1 here."""
+    return mixed_scale_dense(
+        images,
+        list(network.weights),
+        network.bias,
+        network.final_weight,
+        network.final_bias,
+        dilations=network.dilations,
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""The mixed-scale dense (MS-D) network of Pelt and Sethian, computed with one buffer of features.
+"""The mixed-scale dense (MS-D) network of Pelt and Sethian.
 
 Every layer sees the input and the features of all layers before it, through 3 x 3 convolutions of its own dilation,
 
-    z_i = relu(b_i + sum_{j < c_in + i} h_ij *_{s_i} z_j),        s_i = 1, 2, ..., 10, 1, 2, ...
+    z_i = relu(b_i + sum_{j < c_in + w i} h_ij *_{s_i} z_j),        s_i = 1, 2, ..., 10, 1, 2, ...
 
-and the output is a linear combination of all features [1]_. A framework's convolution to one channel is slow, and
-joining features layer by layer keeps O(depth^2) planes. Here both go away by splitting the convolution: the nine taps
-are nine rows of one matrix product with the features so far (the bulk of the work, at the speed of a matrix product),
-and the nine resulting planes are added up, shifted by the dilation. The image is continued beyond its border by
-half-sample symmetry, as in msd_pytorch; this acts on each plane alone, so it can follow the product. Forward keeps one
-plane a channel, backward needs one more a channel for the gradient.
+and the output is a linear combination of all features [1]_: no normalisation between layers, no pooling. The function
+`mixed_scale_dense` is this definition, layer by layer; it keeps all joined features, O(depth^2) planes, and each
+convolution to one channel is slow. The network itself computes the same in blocks, see `msd_blocks`.
 
 References
 ----------
@@ -20,14 +17,19 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
-__all__ = ["MSD", "NetworkSettings"]
+from .msd_blocks import mixed_scale_dense_in_blocks
+
+__all__ = ["MSD", "NetworkSettings", "Padding", "beyond_border", "mixed_scale_dense"]
+
+Padding = Literal["symmetric", "reflect"]
 
 
 class NetworkSettings(BaseModel):
@@ -37,7 +39,17 @@ class NetworkSettings(BaseModel):
 
     depth: int = Field(100, ge=1, description="Number of layers.")
     width: int = Field(1, ge=1, description="Channels of each layer.")
-    num_dilations: int = Field(10, ge=1, description="Dilations 1 to this number, taken in turn, in pixels.")
+    dilations: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
+        tuple(range(1, 11)), min_length=1, description="Dilations of the layers, taken in turn, in pixels."
+    )
+    padding: Padding = Field(
+        "symmetric", description="How images go on beyond the border: with their last row again (symmetric), or not."
+    )
+
+    @property
+    def largest_dilation(self) -> int:
+        """Largest dilation of any layer, pixels."""
+        return max(self.dilations[: self.depth])
 
 
 class MSD(nn.Module):
@@ -48,19 +60,31 @@ class MSD(nn.Module):
     in_channels, out_channels : int
         Channels of the input and the output.
     settings : NetworkSettings, optional
-        Depth, width and dilations.
+        Depth, width, dilations and border.
     generator : torch.Generator, optional
         Source of the random weights.
+
+    Attributes
+    ----------
+    weights : list of Tensor, shape (width, in_channels + width * layer, 3, 3)
+        Of each layer.
+    bias : Tensor, shape (depth * width,)
+        Of all layers.
+    final_weight, final_bias : Tensor, shapes (out_channels, in_channels + depth * width) and (out_channels,)
+        Of the output.
+    input_mean, input_std, output_mean, output_std : Tensor, shape (channel,)
+        Of the data: the network computes on (x - mean) / std, and its output is scaled back.
 
     Notes
     -----
     Convolutions start from a normal distribution of standard deviation sqrt(2 / (9 (c_in + w (d - 1)) + c_out)), all
-    else from 0, as in msd_pytorch. `mean` and `std` are those of the data: the network computes on (x - mean) / std and
-    its output is scaled back.
+    else from 0, as in msd_pytorch: an untrained network gives the mean.
     """
 
-    mean: Tensor
-    std: Tensor
+    input_mean: Tensor
+    input_std: Tensor
+    output_mean: Tensor
+    output_std: Tensor
 
     def __init__(
         self,
@@ -74,7 +98,7 @@ class MSD(nn.Module):
         self.settings = settings or NetworkSettings()
         depth, width = self.settings.depth, self.settings.width
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.dilations = tuple(1 + layer % self.settings.num_dilations for layer in range(depth))
+        self.dilations = tuple(self.settings.dilations[i % len(self.settings.dilations)] for i in range(depth))
         std = math.sqrt(2 / (9 * (in_channels + width * (depth - 1)) + out_channels))
         channels_before = range(in_channels, in_channels + depth * width, width)
         self.weights = nn.ParameterList(
@@ -84,8 +108,10 @@ class MSD(nn.Module):
         self.bias = nn.Parameter(torch.zeros(depth * width))
         self.final_weight = nn.Parameter(torch.zeros(out_channels, in_channels + depth * width))
         self.final_bias = nn.Parameter(torch.zeros(out_channels))
-        self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("std", torch.tensor(1.0))
+        self.register_buffer("input_mean", torch.zeros(in_channels))
+        self.register_buffer("input_std", torch.ones(in_channels))
+        self.register_buffer("output_mean", torch.zeros(out_channels))
+        self.register_buffer("output_std", torch.ones(out_channels))
 
     def forward(self, images: Tensor) -> Tensor:
         """Apply the network.
@@ -93,21 +119,28 @@ class MSD(nn.Module):
         Parameters
         ----------
         images : Tensor, shape (batch, in_channels, y, x)
-            Images, in the unit of the data; y and x at least as large as the largest dilation.
+            Images, in the unit of the data; y and x at least as large as the largest dilation, with padding "reflect"
+            larger.
 
         Returns
         -------
         Tensor, shape (batch, out_channels, y, x)
-            Images of the same unit.
+            Images of the unit of the output.
         """
-        smallest = min(images.shape[-2:])
-        if smallest < max(self.dilations):
-            raise ValueError(f"images must be at least {max(self.dilations)} pixels wide and high, got {smallest}")
-        normalised = (images - self.mean) / self.std
-        output: Tensor = _MixedScaleDense.apply(
-            normalised, self.dilations, self.bias, self.final_weight, self.final_bias, *self.weights
-        )  # type: ignore[no-untyped-call]
-        return output * self.std + self.mean
+        smallest = self.settings.largest_dilation + (self.settings.padding == "reflect")
+        if min(images.shape[-2:]) < smallest:
+            raise ValueError(f"images must be at least {smallest} pixels wide and high, got {min(images.shape[-2:])}")
+        normalised = (images - _each_channel(self.input_mean)) / _each_channel(self.input_std)
+        output = mixed_scale_dense_in_blocks(
+            normalised,
+            list(self.weights),
+            self.bias,
+            self.final_weight,
+            self.final_bias,
+            dilations=self.dilations,
+            padding=self.settings.padding,
+        )
+        return output * _each_channel(self.output_std) + _each_channel(self.output_mean)
 
     @property
     def num_parameters(self) -> int:
@@ -115,105 +148,71 @@ class MSD(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-class _MixedScaleDense(torch.autograd.Function):
-    """All layers at once, over one buffer of shape (channel, batch, y, x)."""
+def mixed_scale_dense(
+    images: Tensor,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    final_weight: Tensor,
+    final_bias: Tensor,
+    *,
+    dilations: Sequence[int],
+    padding: Padding = "symmetric",
+) -> Tensor:
+    """Compute the network by its definition, layer by layer.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        images: Tensor,
-        dilations: Sequence[int],
-        bias: Tensor,
-        final_weight: Tensor,
-        final_bias: Tensor,
-        *weights: Tensor,
-    ) -> Tensor:
-        batch, channels, height, width = images.shape
-        features = images.new_empty(final_weight.shape[1], batch, height, width)
-        features[:channels] = images.transpose(0, 1)
-        for layer, (done, weight, dilation) in enumerate(_layers(channels, weights, dilations)):
-            num_out = len(weight)
-            taps = _tap_matrix(weight) @ features[:done].flatten(1)  # (9 num_out, pixel)
-            planes = taps.view(3, 3, num_out, batch, height, width)
-            shift = bias[layer * num_out : (layer + 1) * num_out, None, None, None]
-            new = features[done : done + num_out]
-            torch.add(_gather_taps(planes, dilation), shift, out=new).relu_()
-        ctx.dilations = dilations
-        ctx.save_for_backward(features, final_weight, *weights)
-        output = torch.addmm(final_bias[:, None], final_weight, features.flatten(1))
-        return output.view(-1, batch, height, width).transpose(0, 1)
+    Parameters
+    ----------
+    images : Tensor, shape (batch, c_in, y, x)
+        Normalised input.
+    weights, bias, final_weight, final_bias : Tensor
+        As in `MSD`.
+    dilations : sequence of int
+        Dilation of each layer, pixels.
+    padding : {"symmetric", "reflect"}
+        How images go on beyond the border.
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        features, final_weight, *weights = ctx.saved_tensors
-        output = gradients[0].transpose(0, 1).flatten(1)
-        d_final_weight, d_final_bias = output @ features.flatten(1).T, output.sum(1)
-        gradient = (final_weight.T @ output).view_as(features)
-        num_inputs = len(features) - sum(len(weight) for weight in weights)
-        d_bias, d_weights = [], []
-        for done, weight, dilation in reversed(list(_layers(num_inputs, weights, ctx.dilations))):
-            end = done + len(weight)
-            here = gradient[done:end] * (features[done:end] > 0)
-            taps = _spread_taps(here, dilation).view(9 * len(weight), -1)
-            d_bias.append(here.sum((1, 2, 3)))
-            d_weights.append(_weight_of_taps(taps @ features[:done].flatten(1).T, len(weight)))
-            gradient[:done].flatten(1).addmm_(_tap_matrix(weight).T, taps)
-        d_images = gradient[:num_inputs].transpose(0, 1)
-        return d_images, None, torch.cat(d_bias[::-1]), d_final_weight, d_final_bias, *d_weights[::-1]
+    Returns
+    -------
+    Tensor, shape (batch, c_out, y, x)
+        Normalised output.
+    """
+    width = weights[0].shape[0]
+    features = images  # (batch, c_in, y, x)
+    for weight, shift, dilation in zip(weights, bias.split(width), dilations, strict=True):
+        padded = beyond_border(features, dilation, padding)  # (batch, c_in + w i, y + 2 s, x + 2 s)
+        new = torch.relu(conv2d(padded, weight, shift, dilation=dilation))  # (batch, w, y, x)
+        features = torch.cat([features, new], dim=1)  # (batch, c_in + w (i + 1), y, x)
+    return conv2d(features, final_weight[:, :, None, None], final_bias)  # (batch, c_out, y, x)
 
 
-def _layers(num_inputs: int, weights: Sequence[Tensor], dilations: Sequence[int]) -> Iterator[tuple[int, Tensor, int]]:
-    """Channels there are before the layer, its weights, its dilation."""
-    done = num_inputs
-    for weight, dilation in zip(weights, dilations, strict=True):
-        yield done, weight, dilation
-        done += len(weight)
+def beyond_border(images: Tensor, margin: int, padding: Padding) -> Tensor:
+    """Continue images beyond their border by mirroring them.
+
+    Parameters
+    ----------
+    images : Tensor, shape (..., y, x)
+        Images.
+    margin : int
+        Pixels on each side: at most the size for "symmetric" (.. 1 0 | 0 1 ..), less for "reflect" (.. 2 1 | 0 1 ..).
+    padding : {"symmetric", "reflect"}
+        Whether the mirror lies at the edge of the outermost pixel or in its middle.
+
+    Returns
+    -------
+    Tensor, shape (..., y + 2 * margin, x + 2 * margin)
+        The larger images.
+    """
+    for axis in (-2, -1):
+        images = images.index_select(axis, _mirrored(images.shape[axis], margin, padding, images.device))
+    return images
 
 
-def _tap_matrix(weight: Tensor) -> Tensor:
-    """From weights (out, in, 3, 3) to the matrix (9 out, in), the taps outermost."""
-    return weight.permute(2, 3, 0, 1).flatten(0, 2)
+def _mirrored(size: int, margin: int, padding: Padding, device: torch.device) -> Tensor:
+    index = torch.arange(-margin, size + margin, device=device)
+    if padding == "symmetric":
+        return torch.where(index < 0, -1 - index, torch.where(index < size, index, 2 * size - 1 - index))
+    return torch.where(index < 0, -index, torch.where(index < size, index, 2 * size - 2 - index))
 
 
-def _weight_of_taps(matrix: Tensor, num_out: int) -> Tensor:
-    """Undo `_tap_matrix`."""
-    return matrix.view(3, 3, num_out, -1).permute(2, 3, 0, 1)
-
-
-def _gather_taps(planes: Tensor, dilation: int) -> Tensor:
-    """Add up the taps' planes (3, 3, out, batch, y, x), each shifted to its place: the end of a dilated convolution."""
-    rows = planes[:, 1]
-    for tap, step in ((0, -dilation), (2, dilation)):
-        for to, source, length, mirrored in _shift(step, planes.shape[-1]):
-            _add(rows.narrow(-1, to, length), planes[:, tap].narrow(-1, source, length), -1, mirrored)
-    total = rows[1]
-    for tap, step in ((0, -dilation), (2, dilation)):
-        for to, source, length, mirrored in _shift(step, planes.shape[-2]):
-            _add(total.narrow(-2, to, length), rows[tap].narrow(-2, source, length), -2, mirrored)
-    return total
-
-
-def _spread_taps(image: Tensor, dilation: int) -> Tensor:
-    """Transpose of `_gather_taps`: from (out, batch, y, x) to the taps' planes (3, 3, out, batch, y, x)."""
-    planes = image.new_zeros(3, 3, *image.shape)
-    rows = planes[:, 1]
-    rows[1] = image
-    for tap, step in ((0, -dilation), (2, dilation)):
-        for to, source, length, mirrored in _shift(step, image.shape[-2]):
-            _add(rows[tap].narrow(-2, source, length), image.narrow(-2, to, length), -2, mirrored)
-    for tap, step in ((0, -dilation), (2, dilation)):
-        for to, source, length, mirrored in _shift(step, image.shape[-1]):
-            _add(planes[:, tap].narrow(-1, source, length), rows.narrow(-1, to, length), -1, mirrored)
-    return planes
-
-
-def _shift(step: int, size: int) -> tuple[tuple[int, int, int, bool], ...]:
-    """Say where out[p] = in[p + step], mirrored at the border, comes from: (to, from, length, read backwards)."""
-    width = abs(step)
-    if step > 0:
-        return (0, width, size - width, False), (size - width, size - width, width, True)
-    return (width, 0, size - width, False), (0, 0, width, True)
-
-
-def _add(target: Tensor, source: Tensor, axis: int, mirrored: bool) -> None:
-    target.add_(source.flip(axis) if mirrored else source)
+def _each_channel(values: Tensor) -> Tensor:
+    return values[:, None, None]

@@ -96,8 +96,10 @@ class NoiseTrainer:
         generator = torch.Generator().manual_seed(self.settings.seed)
         model = MSD(pairs.in_channels, 1, network, generator=generator)
         mean, std = section_statistics(pairs.sections)
-        model.mean.fill_(mean)
-        model.std.fill_(std)
+        for values in (model.input_mean, model.output_mean):
+            values.fill_(mean)
+        for values in (model.input_std, model.output_std):
+            values.fill_(std)
         self.model = model.to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
         self.steps_per_epoch = self.settings.steps_per_epoch
@@ -141,5 +143,5 @@ class NoiseTrainer:
 
     def _loss(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> Tensor:
         prediction = self.model(torch.from_numpy(inputs).to(self.device))
-        difference = (prediction - torch.from_numpy(targets).to(self.device)) / self.model.std
+        difference = (prediction - torch.from_numpy(targets).to(self.device)) / self.model.output_std[:, None, None]
         return mse_loss(difference, torch.zeros_like(difference))

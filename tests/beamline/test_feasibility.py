@@ -32,7 +32,7 @@ def test_what_can_be_done_passes(scan: Scan) -> None:
             r"scan\.h5: rotation_axis must lie in \[0, 47\], got 47\.5: leave",
         ),
         ({"sections__num_sections": 20}, ReductionError, "20 sections need at least 80 projections, got 48"),
-        ({"network__depth": 60, "network__num_dilations": 60}, ReductionError, "smaller than the network's largest"),
+        ({"network__depth": 60, "network__dilations": (60,)}, ReductionError, "smaller than the network's largest"),
         ({"phase__delta_beta": 100}, ScanError, r"energy"),
     ],
 )

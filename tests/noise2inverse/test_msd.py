@@ -1,9 +1,7 @@
-import numpy as np
 import pytest
 import torch
-from torch.nn.functional import conv2d
 
-from quietbeam.noise2inverse.msd import MSD, NetworkSettings
+from quietbeam.noise2inverse.msd import MSD, NetworkSettings, mixed_scale_dense
 
 EQUAL = 1e-11
 """Largest difference from framework convolutions in double precision: rounding."""
@@ -15,18 +13,23 @@ def network(in_channels=3, out_channels=2, seed=0, **settings):
     with torch.no_grad():
         for parameter in (net.final_weight, net.final_bias, net.bias):
             parameter.normal_(0, 0.3, generator=generator)
-        net.mean.fill_(0.7)
-        net.std.fill_(1.9)
+        for values in (net.input_mean, net.input_std, net.output_mean, net.output_std):
+            values.uniform_(0.5, 2, generator=generator)
     return net
 
 
 def by_convolutions(net, x):
-    """The definition, with a padded convolution for each layer and all features joined."""
-    x = (x - net.mean) / net.std
-    for weight, bias, dilation in zip(net.weights, net.bias.view(len(net.weights), -1), net.dilations, strict=True):
-        rows, columns = (torch.as_tensor(np.pad(np.arange(n), dilation, mode="symmetric")) for n in x.shape[-2:])
-        x = torch.cat([x, torch.relu(conv2d(x[:, :, rows][..., columns], weight, bias, dilation=dilation))], 1)
-    return conv2d(x, net.final_weight[:, :, None, None], net.final_bias) * net.std + net.mean
+    """The definition, between normalisation and scaling."""
+    output = mixed_scale_dense(
+        (x - net.input_mean[:, None, None]) / net.input_std[:, None, None],
+        list(net.weights),
+        net.bias,
+        net.final_weight,
+        net.final_bias,
+        dilations=net.dilations,
+        padding=net.settings.padding,
+    )
+    return output * net.output_std[:, None, None] + net.output_mean[:, None, None]
 
 
 @pytest.mark.parametrize("width", [1, 2])
@@ -52,7 +55,7 @@ def test_number_of_parameters_is_that_of_the_paper(in_channels, count):
 
 def test_untrained_network_gives_the_mean():
     net = MSD(1, 1, NetworkSettings(depth=5))
-    net.mean.fill_(3.0)
+    net.output_mean.fill_(3.0)
     assert (net(torch.rand(1, 1, 16, 16)) == 3).all()
 
 
