@@ -20,12 +20,14 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from .msd_blocks import mixed_scale_dense_in_blocks
+from .plane_layout import mirror
 
 __all__ = ["MSD", "NetworkSettings", "Padding", "beyond_border", "mixed_scale_dense"]
 
@@ -178,7 +180,7 @@ def mixed_scale_dense(
     """
     width = weights[0].shape[0]
     features = images  # (batch, c_in, y, x)
-    for weight, shift, dilation in zip(weights, bias.split(width), dilations, strict=True):
+    for weight, shift, dilation in zip(weights, torch.split(bias, width), dilations, strict=True):
         padded = beyond_border(features, dilation, padding)  # (batch, c_in + w i, y + 2 s, x + 2 s)
         new = torch.relu(conv2d(padded, weight, shift, dilation=dilation))  # (batch, w, y, x)
         features = torch.cat([features, new], dim=1)  # (batch, c_in + w (i + 1), y, x)
@@ -203,15 +205,10 @@ def beyond_border(images: Tensor, margin: int, padding: Padding) -> Tensor:
         The larger images.
     """
     for axis in (-2, -1):
-        images = images.index_select(axis, _mirrored(images.shape[axis], margin, padding, images.device))
+        size = images.shape[axis]
+        index = mirror(np.arange(-margin, size + margin), size, edge_twice=padding == "symmetric")
+        images = images.index_select(axis, torch.from_numpy(index).to(images.device))
     return images
-
-
-def _mirrored(size: int, margin: int, padding: Padding, device: torch.device) -> Tensor:
-    index = torch.arange(-margin, size + margin, device=device)
-    if padding == "symmetric":
-        return torch.where(index < 0, -1 - index, torch.where(index < size, index, 2 * size - 1 - index))
-    return torch.where(index < 0, -index, torch.where(index < size, index, 2 * size - 2 - index))
 
 
 def _each_channel(values: Tensor) -> Tensor:

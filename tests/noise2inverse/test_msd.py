@@ -1,15 +1,25 @@
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from quietbeam.noise2inverse.msd import MSD, NetworkSettings, mixed_scale_dense
+from quietbeam.noise2inverse.msd import MSD, NetworkSettings, beyond_border, mixed_scale_dense
 
-EQUAL = 1e-11
-"""Largest difference from framework convolutions in double precision: rounding."""
+ROUNDING = 1e-11
+"""Largest difference in double precision, relative to the largest value."""
+SINGLE_ROUNDING = 1e-5
+"""The same in single precision, for sums of some thousand products."""
+HALF_ROUNDING = {torch.bfloat16: 0.03, torch.float16: 0.004}
+"""The same with features in half precision: some of their spacings, 2^-8 and 2^-11."""
 
 
-def network(in_channels=3, out_channels=2, seed=0, **settings):
+def network(in_channels=3, out_channels=2, seed=0, **chosen):
     generator = torch.Generator().manual_seed(seed)
-    net = MSD(in_channels, out_channels, NetworkSettings(**settings), generator=generator).double()
+    net = MSD(in_channels, out_channels, NetworkSettings(**chosen), generator=generator)
     with torch.no_grad():
         for parameter in (net.final_weight, net.final_bias, net.bias):
             parameter.normal_(0, 0.3, generator=generator)
@@ -18,7 +28,7 @@ def network(in_channels=3, out_channels=2, seed=0, **settings):
     return net
 
 
-def by_convolutions(net, x):
+def by_definition(net, x):
     """The definition, between normalisation and scaling."""
     output = mixed_scale_dense(
         (x - net.input_mean[:, None, None]) / net.input_std[:, None, None],
@@ -32,18 +42,111 @@ def by_convolutions(net, x):
     return output * net.output_std[:, None, None] + net.output_mean[:, None, None]
 
 
-@pytest.mark.parametrize("width", [1, 2])
-@pytest.mark.parametrize("shape", [(10, 10), (13, 17), (24, 11)])
-def test_equals_dilated_convolutions_in_output_and_gradients(width, shape):
-    net = network(depth=22, width=width)
-    x = torch.rand(2, 3, *shape, dtype=torch.double, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    ours, plain = net(x), by_convolutions(net, x)
-    torch.testing.assert_close(ours, plain, rtol=0, atol=EQUAL)
-    upstream = torch.rand(ours.shape, dtype=torch.double, generator=torch.Generator().manual_seed(2))
-    wanted = [x, *net.parameters()]
-    gradients = (torch.autograd.grad(output, wanted, upstream) for output in (ours, plain))
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=EQUAL, atol=EQUAL * 1e3)
+def images(*shape, dtype=torch.float32, seed=1):
+    return torch.randn(shape, dtype=torch.double, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def output_and_gradients(apply, net, x, upstream):
+    x = x.clone().requires_grad_()
+    output = apply(net, x)
+    return [output, *torch.autograd.grad(output, [x, *net.parameters()], upstream.to(output.dtype))]
+
+
+def largest_difference(found, wanted):
+    """Over all tensors, each relative to its largest value."""
+    pairs = ((a.detach().double(), b.detach().double()) for a, b in zip(found, wanted, strict=True))
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
+
+
+def away_from_zero(net):
+    """Keep what is rectified away from 0, where rounding alone decides: each layer is all on or all off."""
+    with torch.no_grad():
+        for weight in net.weights:
+            weight.mul_(0.1)
+        net.bias.copy_(torch.where(net.bias > 0, 6, -6))
+
+
+def compare(shape, dtype=torch.float32, *, on_or_off=False, **chosen):
+    """Largest difference of output and gradients between the blocks in `dtype` and the definition in double."""
+    net = network(shape[1], **chosen)
+    if on_or_off:
+        away_from_zero(net)
+    x = images(*shape, dtype=dtype)
+    upstream = images(shape[0], net.out_channels, *shape[2:], dtype=dtype, seed=2)
+    found = output_and_gradients(lambda net, x: net(x), net.to(dtype), x, upstream)
+    wanted = output_and_gradients(by_definition, net.double(), x.double(), upstream)
+    return largest_difference(found, wanted)
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "reflect"])
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(2, 3, 11, 11), (1, 1, 13, 37), (2, 5, 31, 16)])
+def test_blocks_equal_the_definition_in_output_and_gradients(shape, width, padding):
+    assert compare(shape, depth=22, width=width, padding=padding) < SINGLE_ROUNDING
+    assert compare(shape, torch.double, depth=22, width=width, padding=padding) < ROUNDING
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(7, 70),
+    width=st.integers(7, 70),
+    channels=st.integers(1, 4),
+    batch=st.integers(1, 3),
+    depth=st.integers(1, 25),
+    dilations=st.lists(st.integers(1, 7), min_size=1, max_size=5),
+)
+def test_blocks_equal_the_definition_for_any_shape(height, width, channels, batch, depth, dilations):
+    shape = (batch, channels, height, width)
+    assert compare(shape, on_or_off=True, depth=depth, dilations=tuple(dilations)) < SINGLE_ROUNDING
+
+
+def test_a_full_network_on_a_larger_image_equals_the_definition():
+    assert compare((1, 5, 96, 130), on_or_off=True, depth=100) < SINGLE_ROUNDING
+
+
+@pytest.mark.parametrize("dilation", [16, 17, 40])
+def test_dilations_beyond_a_vector(dilation):
+    assert compare((1, 2, 50, 45), depth=5, dilations=(dilation, 1)) < SINGLE_ROUNDING
+
+
+@pytest.mark.parametrize("dtype", HALF_ROUNDING)
+def test_half_precision_is_added_up_in_single(dtype):
+    net = network(3, depth=30)
+    x = images(1, 3, 40, 40)
+    wanted = by_definition(net.double(), x.double()).detach()
+    found = net.to(dtype)(x.to(dtype)).double().detach()
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < HALF_ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_threads_do_not_change_a_bit(threads):
+    net, x = network(3, depth=22, width=1), images(2, 3, 83, 150)
+    upstream = images(2, 2, 83, 150, seed=2)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            found.append(output_and_gradients(lambda net, x: net(x), net, x, upstream))
+    finally:
+        torch.set_num_threads(before)
+    names = ["output", "images", *dict(net.named_parameters())]
+    for name, one, many in zip(names, *found, strict=True):
+        assert torch.equal(one, many), name
+
+
+def test_values_that_are_not_finite_come_through():
+    net, x = network(1, 1, depth=12), images(1, 1, 40, 40)
+    x[0, 0, 20, 20] = np.nan
+    assert torch.isnan(net(x)).any()
+
+
+def test_gradients_come_only_once():
+    net = network(1, 1, depth=3)
+    loss = net(images(1, 1, 12, 12)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="used up by an earlier backward pass"):
+        loss.backward()
 
 
 @pytest.mark.parametrize(("in_channels", "count"), [(1, 45_652), (5, 49_256)])
@@ -59,16 +162,40 @@ def test_untrained_network_gives_the_mean():
     assert (net(torch.rand(1, 1, 16, 16)) == 3).all()
 
 
-def test_training_keeps_about_two_planes_a_channel():
-    """Counted in bytes of the tensors kept for the backward pass, and not O(depth^2)."""
-    net = MSD(1, 1, NetworkSettings(depth=40))
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        net(torch.rand(1, 1, 64, 64)).sum()
-    planes = sum(kept) / 64**2
-    assert planes < 41 + 1 + 5
+@pytest.mark.parametrize("padding", ["symmetric", "reflect"])
+def test_images_go_on_as_numpy_pads_them(padding):
+    x = images(2, 5, 7)
+    wanted = np.pad(x.numpy(), [(0, 0), (4, 4), (4, 4)], mode=padding)
+    np.testing.assert_array_equal(beyond_border(x, 4, padding).numpy(), wanted)
 
 
-def test_too_small_an_image_is_refused():
-    with pytest.raises(ValueError, match="at least 10 pixels wide and high, got 9"):
-        MSD(1, 1)(torch.rand(1, 1, 9, 64))
+PEAK = """
+import torch
+torch.set_num_threads(1)
+from quietbeam.noise2inverse.msd import MSD, NetworkSettings
+net = MSD(1, 1, NetworkSettings(depth=100))
+peaks = []
+for size in (256, 768):
+    net(torch.rand(1, 1, size, size)).sum().backward()
+    peaks += [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_training_keeps_about_one_plane_a_channel():
+    """Growth of the peak memory (kibibytes) from small to large images.
+
+    Beside the 101 planes there are the gradients of a block of 10, margins of rows, and a few planes of the output.
+    """
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    planes = int(done.stdout) * 1024 / (4 * (768**2 - 256**2))
+    assert 100 < planes < 101 * 1.25
+
+
+@pytest.mark.parametrize(("padding", "smallest"), [("symmetric", 10), ("reflect", 11)])
+def test_too_small_an_image_is_refused(padding, smallest):
+    net = MSD(1, 1, NetworkSettings(padding=padding))
+    with pytest.raises(ValueError, match=f"at least {smallest} pixels wide and high, got {smallest - 1}"):
+        net(torch.rand(1, 1, smallest - 1, 64))
+    assert net(torch.rand(1, 1, smallest, 64)).shape == (1, 1, smallest, 64)
