@@ -202,6 +202,31 @@ def compare(
         typer.echo(f"{name:<8} PSNR {value:6.2f} dB{gain}")
 
 
+@app.command("convert-network")
+def convert_network(
+    source: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Network of quietbeam, msd_pytorch or msdnet.")
+    ],
+    target: Annotated[Path, typer.Argument(help="File to make: .safetensors, .torch or .h5.")],
+    dilations: Annotated[
+        str | None, typer.Option(help="Dilations of a .torch file, such as 1,2,4,8. [1 to 10]")
+    ] = None,
+    padding: Annotated[str | None, typer.Option(help="New borders: symmetric or reflect. [as in SOURCE]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace TARGET if it is there.")] = False,
+) -> None:
+    """Convert a trained network between quietbeam, msd_pytorch and msdnet. Nothing in SOURCE is run."""
+    from . import networks
+
+    model = networks.convert_network(
+        source,
+        target,
+        dilations=None if dilations is None else networks.parse_dilations(dilations),
+        padding=None if padding is None else networks.parse_padding(padding),
+        overwrite=overwrite,
+    )
+    typer.echo(f"wrote {target}: {networks.describe_network(model)}")
+
+
 @app.command()
 def settings(
     config: Config = None,
