@@ -3,17 +3,22 @@
 A pair averages the reconstructions of its input sections and of its target sections, each by their shares of the
 projections. Its sections come from one group: the angular sections of one time step, or neighbouring time steps. With
 strategy ``X:1`` the input is the average of all sections of the group but one and the target is that one; with ``1:X``
-the other way round, which over time steps predicts the others of its group from each step in turn.
+the other way round; with ``symmetric`` each half of the group predicts the other half, for all ways to halve it.
+Angular sections take ``X:1`` if nothing else is asked for. Time steps take ``1:X``: from each step in turn the others
+of its group are predicted [2]_, so that no input is an average over time and the network is applied to each step alone.
 
 References
 ----------
 .. [1] Hendriksen, Pelt, Batenburg, Noise2Inverse: self-supervised deep convolutional denoising for tomography, IEEE
    Transactions on Computational Imaging 6, 1320-1335, 2020, doi 10.1109/TCI.2020.3019647.
+.. [2] Hendriksen et al., Deep denoising for multi-dimensional synchrotron X-ray tomography without high-quality
+   reference data, Scientific Reports 11, 11895, 2021, doi 10.1038/s41598-021-91084-8.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,9 +28,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from .acquisition import Acquisition
 from .sections import SectionSettings, angular_sections, check_sections, time_groups, time_sections
 
-__all__ = ["Pairing", "PairingSettings", "SectionPair", "Strategy", "check_pairs", "pair_sections", "plan_pairs"]
+__all__ = [
+    "Pairing",
+    "PairingSettings",
+    "SectionPair",
+    "Strategy",
+    "check_pairs",
+    "pair_sections",
+    "pair_time_steps",
+    "plan_pairs",
+]
 
-Strategy = Literal["X:1", "1:X"]
+Strategy = Literal["X:1", "1:X", "symmetric"]
+MOST_HALVED = 12
+"""Most sections that are halved in every way: 924 pairs."""
 
 
 class PairingSettings(BaseModel):
@@ -33,8 +49,10 @@ class PairingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Strategy = Field(
-        "X:1", description="Average all sections of a group but one to the input and keep one as target, or 1:X."
+    strategy: Strategy | None = Field(
+        None,
+        description="All sections of a group but one predict that one (X:1), one the others (1:X), or each half the "
+        "other (symmetric); None: X:1, over time steps 1:X.",
     )
     group_size: int | None = Field(
         None,
@@ -72,7 +90,11 @@ class Pairing(NamedTuple):
 
 
 def plan_pairs(
-    scan: Acquisition, sections: SectionSettings | None = None, pairing: PairingSettings | None = None
+    scan: Acquisition,
+    sections: SectionSettings | None = None,
+    pairing: PairingSettings | None = None,
+    *,
+    context_steps: int = 0,
 ) -> Pairing:
     """Split a scan into sections and pair them.
 
@@ -84,6 +106,9 @@ def plan_pairs(
         Number of angular sections; not used where time steps are the sections.
     pairing : PairingSettings, optional
         Strategy, and the time steps of a group.
+    context_steps : int
+        Time steps before and after the input that the network sees too, so that they can be no targets of it. Angular
+        sections predict those of their own time step only, and are paired as ever.
 
     Returns
     -------
@@ -93,48 +118,118 @@ def plan_pairs(
     Raises
     ------
     ValueError
-        If the scan has too few projections or time steps for the settings, or if the pairs break a condition.
+        If the scan has too few projections or time steps for the settings, if an average over time steps should have
+        context in time, or if the pairs break a condition.
     """
     sections, pairing = sections or SectionSettings(), pairing or PairingSettings()
     if pairing.group_size is None:
         parts = angular_sections(scan, sections.num_sections)
-        groups: list[NDArray[np.intp]] = np.split(np.arange(len(parts)), scan.num_time_steps)
+        steps = np.split(np.arange(len(parts)), scan.num_time_steps)
+        pairs = pair_sections(steps, pairing.strategy or "X:1")
     else:
         parts = time_sections(scan)
         groups = time_groups(scan.num_time_steps, pairing.group_size)
-    pairs = pair_sections(groups, pairing.strategy)
+        pairs = _pair_in_time(groups, pairing.strategy or "1:X", context_steps)
     check_pairs(pairs, parts, scan.num_projections, good=scan.good)
     return Pairing(parts, pairs)
 
 
+def _pair_in_time(groups: list[NDArray[np.intp]], strategy: Strategy, context_steps: int) -> list[SectionPair]:
+    if strategy == "1:X":
+        return pair_time_steps(groups, context_steps=context_steps)
+    if context_steps:
+        raise ValueError(
+            f"strategy {strategy} averages time steps, which leaves no context of context_steps={context_steps} about "
+            "them: take strategy 1:X, or context_steps=0"
+        )
+    return pair_sections(groups, strategy)
+
+
 def pair_sections(groups: Iterable[Iterable[int]], strategy: Strategy = "X:1") -> list[SectionPair]:
-    """Pair each section of a group with all the others of it.
+    """Pair the sections of each group with one another.
 
     Parameters
     ----------
     groups : iterable of iterables of int
         Numbers of the sections that may be paired with one another, two or more in a group.
-    strategy : {"X:1", "1:X"}
-        Whether the single section is the target or the input.
+    strategy : {"X:1", "1:X", "symmetric"}
+        Whether a single section is the target, or the input, or each half of a group predicts the other half. Of an odd
+        number of sections the halves differ by one, and each way is taken in both directions.
 
     Returns
     -------
     list of SectionPair
-        One for each section.
+        One for each section, or for each way to choose the input half; within a group, each section is equally often
+        a target.
 
     Raises
     ------
     ValueError
-        If a group has fewer than two sections.
+        If a group has fewer than two sections, or more than `MOST_HALVED` to be halved.
     """
     pairs = []
     for group in groups:
         numbers = tuple(int(number) for number in group)
         if len(numbers) < 2:
             raise ValueError(f"a group needs two sections or more to be paired, got {numbers}")
-        for one in numbers:
-            others = tuple(number for number in numbers if number != one)
-            pairs.append(SectionPair(others, (one,)) if strategy == "X:1" else SectionPair((one,), others))
+        for chosen in _choices(numbers, strategy):
+            others = tuple(number for number in numbers if number not in chosen)
+            pairs.append(SectionPair(others, chosen) if strategy == "X:1" else SectionPair(chosen, others))
+    return pairs
+
+
+def _choices(numbers: tuple[int, ...], strategy: Strategy) -> list[tuple[int, ...]]:
+    """Sections of one side of the pairs of a group."""
+    if strategy != "symmetric":
+        return [(one,) for one in numbers]
+    if len(numbers) > MOST_HALVED:
+        raise ValueError(
+            f"{len(numbers)} sections have too many halves, at most {MOST_HALVED} can be paired by strategy symmetric: "
+            "take X:1 or 1:X"
+        )
+    sizes = {len(numbers) // 2, (len(numbers) + 1) // 2}
+    return [half for size in sorted(sizes) for half in combinations(numbers, size)]
+
+
+def pair_time_steps(groups: Sequence[Sequence[int] | NDArray[np.intp]], *, context_steps: int = 0) -> list[SectionPair]:
+    """Predict from each time step in turn the others of its group, as many from each.
+
+    In a group of n steps with c context steps, step i predicts steps i + d, counted round the group, with distances d
+    from c + 1 to n - c - 1. A group larger than the smallest one, as the last may be, uses only the nearest of them: so
+    every step is equally often a target, and never one that the network sees as context.
+
+    Parameters
+    ----------
+    groups : sequence of sequences of int
+        Consecutive time steps that may be paired with one another.
+    context_steps : int
+        Time steps before and after the input that the network sees too.
+
+    Returns
+    -------
+    list of SectionPair
+        One for each time step.
+
+    Raises
+    ------
+    ValueError
+        If a group has too few time steps to leave a target beside the context.
+    """
+    smallest = min(map(len, groups))
+    num_targets = smallest - 2 * context_steps - 1
+    if num_targets < 1:
+        raise ValueError(
+            f"a group needs at least {2 * context_steps + 2} time steps to leave a target beside context_steps="
+            f"{context_steps}, got {smallest}: make the groups larger (group_size) or the context smaller"
+        )
+    pairs = []
+    for group in groups:
+        numbers, size = [int(number) for number in group], len(group)
+        round_group = [min(distance, size - distance) for distance in range(size)]
+        distances = sorted(range(context_steps + 1, size - context_steps), key=round_group.__getitem__)
+        for i, number in enumerate(numbers):
+            others = sorted(numbers[(i + distance) % size] for distance in distances[:num_targets])
+            pairs.append(SectionPair((number,), tuple(others)))
     return pairs
 
 
@@ -198,5 +293,5 @@ def _check_balance(pairs: Sequence[SectionPair], sections: Sequence[NDArray[np.i
     if times[few] != times[many]:
         raise ValueError(
             f"section {few} (projection {sections[few][0]}, ...) is a target {times[few]} times, section {many} "
-            f"{times[many]} times: make all groups of one size, or take strategy X:1"
+            f"{times[many]} times: make all groups of one size, or take strategy X:1 (over time steps 1:X)"
         )

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -6,7 +7,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quietbeam.reconstruction.acquisition import Acquisition
-from quietbeam.reconstruction.pairing import PairingSettings, SectionPair, check_pairs, pair_sections, plan_pairs
+from quietbeam.reconstruction.pairing import (
+    MOST_HALVED,
+    PairingSettings,
+    SectionPair,
+    check_pairs,
+    pair_sections,
+    pair_time_steps,
+    plan_pairs,
+)
 from quietbeam.reconstruction.scan_patterns import golden_scan, interlaced_scan, static_scan
 from quietbeam.reconstruction.sections import SectionSettings
 
@@ -37,10 +46,11 @@ def assert_conditions_hold(scan, pairing):
     assert not times[~scan.good].any()
 
 
-@given(scans(), st.integers(2, 5), st.sampled_from(["X:1", "1:X"]))
+@given(scans(), st.integers(2, 5), st.sampled_from(["X:1", "1:X", "symmetric"]))
 def test_angular_pairs_hold_the_conditions(scan, num_sections, strategy):
     pairing = plan_pairs(scan, SectionSettings(num_sections=num_sections), PairingSettings(strategy=strategy))
-    assert len(pairing.pairs) == num_sections * scan.num_time_steps
+    if strategy != "symmetric":
+        assert len(pairing.pairs) == num_sections * scan.num_time_steps
     assert_conditions_hold(scan, pairing)
     for inputs, targets in pairing.pairs:  # all of one time step, and together all of it
         both = projections(pairing, inputs + targets)
@@ -53,7 +63,7 @@ def test_time_pairs_hold_the_conditions(num_steps, group_size):
     scan = golden_scan(5 * num_steps, 5)
     pairing = plan_pairs(scan, pairing=PairingSettings(group_size=group_size))
     assert_conditions_hold(scan, pairing)
-    assert [pair.targets for pair in pairing.pairs] == [(step,) for step in range(num_steps)]
+    assert [pair.inputs for pair in pairing.pairs] == [(step,) for step in range(num_steps)]
 
 
 def test_strategies():
@@ -71,14 +81,69 @@ def test_round_robin_over_a_frame_of_subscans():
     assert_conditions_hold(scan, pairing)
 
 
-def test_groups_of_two_sizes_need_one_target_each():
+@given(st.integers(2, 40), st.integers(2, 9), st.integers(0, 3))
+def test_time_steps_seen_as_context_are_no_targets(num_steps, group_size, context):
+    assume(2 * context + 2 <= group_size <= num_steps)
+    scan = golden_scan(5 * num_steps, 5)
+    pairing = plan_pairs(scan, pairing=PairingSettings(group_size=group_size), context_steps=context)
+    assert_conditions_hold(scan, pairing)
+    (num_targets,) = {len(pair.targets) for pair in pairing.pairs}
+    assert num_targets >= group_size - 2 * context - 1
+    for (step,), targets in pairing.pairs:
+        assert all(context < abs(step - target) < 2 * group_size for target in targets)
+
+
+def test_context_in_time_leaves_angular_pairs_as_they_are():
+    scan = golden_scan(200, 50)
+    assert (
+        plan_pairs(scan, context_steps=2).pairs == plan_pairs(scan).pairs == pair_sections(np.arange(16).reshape(4, 4))
+    )
+
+
+def test_context_in_time_needs_single_steps_and_room():
+    scan = golden_scan(200, 50)
+    with pytest.raises(ValueError, match=r"strategy X:1 averages time steps.*context_steps=1.*take strategy 1:X"):
+        plan_pairs(scan, pairing=PairingSettings(strategy="X:1", group_size=4), context_steps=1)
+    with pytest.raises(ValueError, match=r"at least 6 time steps .* context_steps=2, got 4: make the groups larger"):
+        plan_pairs(scan, pairing=PairingSettings(group_size=4), context_steps=2)
+
+
+@given(st.integers(2, 7))
+def test_symmetric_pairs_are_all_halves(num_sections):
+    pairs = pair_sections([range(num_sections)], "symmetric")
+    half = num_sections // 2
+    assert len(set(pairs)) == len(pairs) == math.comb(num_sections, half) * (1 + num_sections % 2)
+    for inputs, targets in pairs:
+        assert sorted(inputs + targets) == list(range(num_sections))
+        assert abs(len(inputs) - len(targets)) == num_sections % 2
+        assert SectionPair(targets, inputs) in pairs
+    times = np.bincount([target for pair in pairs for target in pair.targets])
+    assert len(set(times.tolist())) == 1
+
+
+def test_symmetric_pairs_of_two_and_four():
+    assert pair_sections([(0, 1)], "symmetric") == [((0,), (1,)), ((1,), (0,))]
+    assert len(pair_sections([range(4)], "symmetric")) == 6
+    with pytest.raises(ValueError, match=f"{MOST_HALVED + 1} sections have too many halves, at most {MOST_HALVED}"):
+        pair_sections([range(MOST_HALVED + 1)], "symmetric")
+
+
+def test_groups_of_two_sizes_share_out_their_targets():
     scan = interlaced_scan(8, 4, subscans_per_step=1, num_frames=1)
     scan = dataclasses.replace(scan, time_step=np.repeat(np.arange(5), [8, 8, 8, 4, 4]))
-    assert_conditions_hold(scan, plan_pairs(scan, pairing=PairingSettings(group_size=2)))
+    pairing = plan_pairs(scan, pairing=PairingSettings(group_size=2))
+    assert_conditions_hold(scan, pairing)
+    assert pairing.pairs[2:] == [((2,), (3,)), ((3,), (4,)), ((4,), (2,))]
+    assert_conditions_hold(scan, plan_pairs(scan, pairing=PairingSettings(strategy="X:1", group_size=2)))
     with pytest.raises(
-        ValueError, match=r"section 0 \(projection 0, ...\) is a target 1 times, section 2 2 times: .*X:1"
+        ValueError, match=r"section 0 \(projection 0, ...\) is a target 1 times, section 2 3 times: .*X:1"
     ):
-        plan_pairs(scan, pairing=PairingSettings(strategy="1:X", group_size=2))
+        plan_pairs(scan, pairing=PairingSettings(strategy="symmetric", group_size=2))
+
+
+def test_a_larger_group_takes_its_nearest_steps():
+    assert pair_time_steps([range(2), range(2, 7)])[2:4] == [((2,), (3,)), ((3,), (4,))]
+    assert pair_time_steps([range(3), range(3, 8)])[3:5] == [((3,), (4, 7)), ((4,), (3, 5))]
 
 
 def test_channels_do_not_change_the_sections():
