@@ -10,13 +10,15 @@ from quietbeam.compress.archive import verify_archive
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .atomic import file_sha256, write_atomically
-from .workspace import ARCHIVE, MANIFEST, NETWORK, REPORT
+from .workspace import ARCHIVE, DISAGREEMENT, MANIFEST, NETWORK, REPORT
 
-__all__ = ["FILES", "FORMAT", "Check", "read_manifest", "verify_output", "write_manifest"]
+__all__ = ["FILES", "FORMAT", "OPTIONAL_FILES", "Check", "read_manifest", "verify_output", "write_manifest"]
 
 FORMAT = "quietbeam-manifest-1"
 FILES = (ARCHIVE, NETWORK, REPORT)
 """The files of a result."""
+OPTIONAL_FILES = (DISAGREEMENT,)
+"""Files that a result has where they were asked for."""
 
 
 class Check(NamedTuple):
@@ -44,7 +46,8 @@ def write_manifest(output: Path, content: dict[str, Any]) -> None:
     content : dict
         What JSON can hold; the hashes of the files are added here.
     """
-    files = {name: _entry(output / name) for name in FILES}
+    names = (*FILES, *(name for name in OPTIONAL_FILES if (output / name).exists()))
+    files = {name: _entry(output / name) for name in names}
     manifest = {"format": FORMAT, "files": files} | content
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n")
 
@@ -90,7 +93,7 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
         return False
     entries = manifest["files"]
     whole = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries.values())
-    return whole and set(entries) == set(FILES)
+    return whole and set(FILES) <= set(entries) <= {*FILES, *OPTIONAL_FILES}
 
 
 def verify_output(path: Path) -> Check:

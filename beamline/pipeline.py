@@ -8,11 +8,12 @@ screen          screen.json                                    all of it (second
 axis            axis.json                                      all of it (seconds)
 reconstruct     sections.npy, sections.jsonl                   one chunk of slices
 train           plan.json, training.safetensors                one epoch
-denoise         denoised.npy, denoised.jsonl                   one chunk of slices
+denoise         denoised.npy, disagreement.npy, denoised.jsonl one chunk of slices
 fit codec       codec-plan.json, codec.safetensors             one epoch
 encode          payloads.bin, payloads.jsonl                   one chunk of slices
 archive         denoised.h5, then renamed into place           writing the archive
-report          report.html, network.safetensors in place      drawing the pictures
+report          report.html, network.safetensors in place, and  drawing the pictures
+                disagreement.npy where it was asked for
 manifest        manifest.json in place; the scratch folder goes
 ==============  =============================================  ==========================================
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import shutil
 from typing import Any
 
 import numpy as np
@@ -31,14 +33,15 @@ from quietbeam.compress.archive import ArchiveHeader, EncodedChunk, encode_chunk
 from quietbeam.compress.codec import Codec, codec
 from quietbeam.compress.training import CodecTrainer
 from quietbeam.noise2inverse.checkpoint import network_bytes
-from quietbeam.noise2inverse.inference import denoise_slice
+from quietbeam.noise2inverse.independence import independence_caveats
+from quietbeam.noise2inverse.inference import denoise_slice, denoise_volume, plan_passes
 from quietbeam.noise2inverse.msd import MSD
-from quietbeam.noise2inverse.pairs import Pairs, context_indices
+from quietbeam.noise2inverse.pairs import Pairs
 from quietbeam.noise2inverse.training import NoiseTrainer
 from quietbeam.reconstruction.errors import ReductionError
 from quietbeam.reconstruction.reconstructors import circle
 
-from .atomic import sync, write_atomically
+from .atomic import atomic_path, sync, write_atomically
 from .calibrate import epochs_for, fastest_threads
 from .epochs import train
 from .feasibility import check_feasible, choose_device
@@ -48,14 +51,14 @@ from .journal import stage_key
 from .payload_file import PayloadFile
 from .section_slices import reconstruct_scan
 from .volume_file import VolumeFile
-from .workspace import ARCHIVE, NETWORK
+from .workspace import ARCHIVE, DISAGREEMENT, NETWORK
 
 __all__ = ["Reduction", "max_error_of"]
 
 ERROR_SHARE = 0.1
 """The archive's largest error over the noise of the reconstruction, where no other is asked for."""
 HELD_OUT_SLICES = 8
-"""Slices in the middle of the volume on which the network is held against the held-out section."""
+"""Most slices, in the middle of those held out, on which the network is held against a section it does not see."""
 
 
 class Reduction:
@@ -82,6 +85,7 @@ class Reduction:
         self.job.doubt(scan.caveats)
         self.slices = reconstruct_scan(self.job, num_threads=self.threads)
         self.job.check_unchanged()
+        self._check_sections()
         self.model, self.history = self._train()
         self.held_out = self._compare_with_held_out()
         self.denoised = self._denoise()
@@ -90,8 +94,23 @@ class Reduction:
         self.payloads, self.encoded = self._encode()
         self._write_archive()
         self._write_network()
+        self._write_disagreement()
 
     # -- stages ----------------------------------------------------------------------------------------------------
+
+    def _check_sections(self) -> None:
+        """Refuse sections with the same noise, doubt those with common noise, and tell what is not trained on."""
+        pairs = self._pairs()
+        try:
+            self.job.doubt(independence_caveats(pairs.sections, pairs.pairs))
+        except ValueError as error:
+            raise ReductionError(f"{self.job.scan.path}: {error}") from error
+        group = pairs.held_out_slices
+        if group:
+            self.job.decide("held out", f"slices {group.start} to {group.stop - 1}", "never trained on")
+        else:
+            why = f"never a target; {self.slices.shape[0]} slices are too few to hold some out"
+            self.job.decide("held out", f"section {pairs.pairs[-1].targets[0]}", why)
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
         settings, key = self.settings.training, self.job.keys.training(self.slices.axis.column)
@@ -105,35 +124,39 @@ class Reduction:
 
     def _denoise(self) -> VolumeFile:
         journal = self.workspace.journal("denoised", self._denoised_key)
-        volume = self.workspace.volume("denoised", self.slices.shape, journal)
+        names = ("denoised", "disagreement") if self.settings.inference.disagreement else ("denoised",)
+        volumes = [self.workspace.volume(name, self.slices.shape, journal) for name in names]
+        pairs = self._pairs()
         for chunk in self.job.chunks(
             "denoise", journal, total=self.slices.shape[0], size=self.settings.compute.chunk_slices
         ):
-            slices = np.stack([self.denoise_one(index) for index in range(chunk.start, chunk.stop)])
+            parts = self.denoise_chunk(chunk, pairs)
+            slices = parts[0]
             if not np.isfinite(slices).all():
-                raise ReductionError("the network gave values that are not finite: lower training.learning_rate")
-            volume.write(chunk.start, slices)
+                advice = "lower training.learning_rate, or take inference.precision=float32 if it is float16"
+                raise ReductionError(f"the network gave values that are not finite: {advice}")
+            for volume, part in zip(volumes, parts, strict=True):
+                volume.write(chunk.start, part)
             journal.append({"stop": chunk.stop, "min": float(slices.min()), "max": float(slices.max())})
         self.range = min(r["min"] for r in journal.records), max(r["max"] for r in journal.records)
-        return volume
+        return volumes[0]
 
     def _compare_with_held_out(self) -> HeldOut:
-        """Denoise some slices without the held-out section, and doubt a network that does not come nearer to it."""
-        count = min(HELD_OUT_SLICES, self.slices.shape[0])
-        first = (self.slices.shape[0] - count) // 2
-        images = [self._held_out_images(index) for index in range(first, first + count)]
+        """Denoise held-out slices from some sections, and doubt a network that does not come nearer to the other."""
+        pairs = self._pairs()
+        group = pairs.held_out_slices or range(self.slices.shape[0])
+        count = min(HELD_OUT_SLICES, len(group))
+        first = group.start + (len(group) - count) // 2
+        images = [self._held_out_images(pairs, index) for index in range(first, first + count)]
         held_out = HeldOut(*(np.stack(planes) for planes in zip(*images, strict=True)))
         self.job.doubt(caveats_of_denoising(held_out))
         return held_out
 
-    def _held_out_images(self, index: int) -> tuple[NDArray[np.float32], ...]:
-        indices = context_indices(index, self.settings.pairs.context_slices, self.slices.shape[0])
-        first = int(indices.min())
-        block = self.slices.volume[first : int(indices.max()) + 1]
-        others = np.einsum(
-            "k,skyx->syx", self.slices.shares[:-1] / self.slices.shares[:-1].sum(), block[:, :-1], dtype=np.float32
-        )
-        return others[index - first], self.apply_network(others[indices - first]), block[index - first, -1]
+    def _held_out_images(self, pairs: Pairs, index: int) -> tuple[NDArray[np.float32], ...]:
+        """Average of the last pair's input sections, what the network makes of it, and the target, of one slice."""
+        (inputs, targets), whole = pairs.pairs[-1], slice(None)
+        seen = pairs.inputs.images(inputs, index, whole, whole)
+        return seen[len(seen) // 2], self.apply_network(seen), pairs.inputs.target(targets, index, whole, whole)[0]
 
     def _choose_max_error(self) -> float:
         value, reason = max_error_of(self.settings.archive.max_error, self.slices.noise, self.range)
@@ -207,6 +230,15 @@ class Reduction:
         }
         write_atomically(self.workspace.output / NETWORK, network_bytes(self.model, provenance))
 
+    def _write_disagreement(self) -> None:
+        """Put the disagreement of the passes beside the archive, or take away that of an earlier result."""
+        path = self.workspace.output / DISAGREEMENT
+        if not self.settings.inference.disagreement:
+            path.unlink(missing_ok=True)
+            return
+        with self.workspace.timed("archive"), atomic_path(path) as temporary:
+            shutil.copyfile(self.workspace.scratch / DISAGREEMENT, temporary)
+
     # -- parts of stages -------------------------------------------------------------------------------------------
 
     @property
@@ -214,20 +246,43 @@ class Reduction:
         """Unit of the volume's values."""
         return "1/m" if self.slices.scan.pixel_size else "1/pixel"
 
-    def denoise_one(self, index: int) -> NDArray[np.float32]:
-        """Apply the network to the full reconstruction of one slice: float32, shape (y, x)."""
-        context = self.settings.pairs.context_slices
-        seen = self.slices.full(context_indices(index, context, self.slices.shape[0]))
-        return self.apply_network(seen)
+    def denoise_chunk(self, chunk: slice, pairs: Pairs) -> NDArray[np.float32]:
+        """Denoise some slices, mean and if asked for disagreement: float32, shape (1 or 2, slice, y, x)."""
+        settings = self.settings.inference
+        parts = np.empty((1 + settings.disagreement, chunk.stop - chunk.start, *self.slices.shape[1:]), np.float32)
+        denoise_volume(
+            self.model,
+            pairs.inputs,
+            plan_passes(settings.mode, pairs.pairs),
+            parts[0],
+            disagreement=parts[1] if settings.disagreement else None,
+            slices=range(chunk.start, chunk.stop),
+            first=chunk.start,
+            tile_size=self.settings.compute.tile_size,
+            precision=settings.precision,
+            device=self.device,
+        )
+        return self._masked(parts)
 
     def apply_network(self, context: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Denoise the middle of some slices, shape (channel, y, x); outside the circle it stays 0."""
-        slices = denoise_slice(self.model, context, tile_size=self.settings.compute.tile_size, device=self.device)
+        """Denoise the middle of some slices, shape (channel, y, x)."""
+        tile_size, precision = self.settings.compute.tile_size, self.settings.inference.precision
+        return self._masked(
+            denoise_slice(self.model, context, tile_size=tile_size, precision=precision, device=self.device)
+        )
+
+    def _masked(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Set to 0 what lies outside the circle, shape (..., y, x)."""
         return slices * circle(self.slices.shape[-1]) if self.settings.reconstruction.circle else slices
 
+    def _pairs(self) -> Pairs:
+        try:
+            return Pairs(self.slices.volume, self.slices.shares, self.settings.pairs)
+        except ValueError as error:
+            raise ReductionError(f"{self.job.scan.path}: {error}") from error
+
     def _noise_trainer(self) -> NoiseTrainer:
-        pairs = Pairs(self.slices.volume, self.slices.shares, self.settings.pairs)
-        return NoiseTrainer(pairs, self.settings.training, self.settings.network, device=self.device)
+        return NoiseTrainer(self._pairs(), self.settings.training, self.settings.network, device=self.device)
 
     def _new_codec(self) -> Codec:
         name = str(self.settings.archive.codec)

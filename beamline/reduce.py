@@ -11,7 +11,7 @@ from .atomic import file_sha256, write_atomically
 from .estimate import check_space
 from .job import Job
 from .journal import stage_key
-from .manifest import FILES, read_manifest, write_manifest
+from .manifest import FILES, OPTIONAL_FILES, read_manifest, write_manifest
 from .pipeline import Reduction
 from .progress import JobProgress
 from .report import render_report
@@ -76,7 +76,7 @@ def reduce_scan(
 def _keep_apart(scan: Scan, output: Path) -> None:
     """Refuse to put results in the place of raw data, or among the frames of a folder."""
     workspace, raw = Workspace(output.resolve()), scan.path.resolve()
-    ours = {workspace.output / name for name in (*FILES, MANIFEST)}
+    ours = {workspace.output / name for name in (*FILES, *OPTIONAL_FILES, MANIFEST)}
     ours |= {workspace.scratch / name for name in SCRATCH_FILES}
     among_frames = raw.is_dir() and (workspace.output == raw or raw in workspace.output.parents)
     if among_frames or ours & {source.resolve() for source in scan.sources}:

@@ -23,7 +23,7 @@ from .report import (
     SlicePair,
     StageTime,
 )
-from .workspace import ARCHIVE, NETWORK
+from .workspace import ARCHIVE, DISAGREEMENT, NETWORK
 
 __all__ = ["held_out_resolution", "make_report", "manifest_content", "numbers"]
 
@@ -115,8 +115,12 @@ def make_report(reduction: Reduction) -> Report:
         decisions=reduction.job.decisions,
         caveats=reduction.job.caveats,
         times=[StageTime(name, seconds) for name, seconds in reduction.workspace.times().items()],
-        files=[_output_file(reduction, name) for name in (ARCHIVE, NETWORK)],
+        files=[_output_file(reduction, name) for name in (ARCHIVE, NETWORK, *_disagreement(reduction))],
     )
+
+
+def _disagreement(reduction: Reduction) -> list[str]:
+    return [DISAGREEMENT] if reduction.settings.inference.disagreement else []
 
 
 def _horizontal(reduction: Reduction) -> SlicePair:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from quietbeam.compress.codec import CodecSettings
 from quietbeam.compress.header import ArchiveSettings
+from quietbeam.noise2inverse.inference import InferenceSettings
 from quietbeam.noise2inverse.msd import NetworkSettings
 from quietbeam.noise2inverse.pairs import PairSettings
 from quietbeam.noise2inverse.training import TrainingSettings
@@ -60,6 +61,7 @@ class ReductionSettings(BaseModel):
     pairs: PairSettings = PairSettings()
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
+    inference: InferenceSettings = InferenceSettings()
     codec: CodecSettings = CodecSettings()
     archive: ArchiveSettings = ArchiveSettings()
     compute: ComputeSettings = ComputeSettings()

@@ -66,7 +66,7 @@ class StageKeys:
 
     def denoised(self, column: float, network: bytes) -> str:
         """Key of the volume denoised by a network, given as bytes."""
-        return self._key("denoised", stage_key(self.sections(column), _sha256(network)), "pairs")
+        return self._key("denoised", stage_key(self.sections(column), _sha256(network)), "pairs", "inference")
 
     def codec(self, denoised: str) -> str:
         """Key of the codec trained on a denoised volume."""

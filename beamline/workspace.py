@@ -16,12 +16,13 @@ from .atomic import sync
 from .journal import Journal, StageRecord
 from .volume_file import VolumeFile
 
-__all__ = ["ARCHIVE", "MANIFEST", "NETWORK", "REPORT", "SCRATCH_FILES", "Workspace"]
+__all__ = ["ARCHIVE", "DISAGREEMENT", "MANIFEST", "NETWORK", "REPORT", "SCRATCH_FILES", "Workspace"]
 
 ARCHIVE, NETWORK, REPORT, MANIFEST = "denoised.h5", "network.safetensors", "report.html", "manifest.json"
+DISAGREEMENT = "disagreement.npy"
 RECORDS = ("identity", "screen", "axis", "threads", "plan", "codec-plan")
 JOURNALS = ("sections", "denoised", "payloads", "times")
-VOLUMES = ("sections", "denoised")
+VOLUMES = ("sections", "denoised", "disagreement")
 SCRATCH_FILES = (
     *(f"{name}.json" for name in RECORDS),
     *(f"{name}.jsonl" for name in JOURNALS),
