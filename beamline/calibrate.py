@@ -2,7 +2,8 @@
 
 A time budget becomes a number of epochs once, and the number is kept: a training that is killed and taken up again then
 ends with the same weights as one that was not. The number of threads is chosen likewise: on cores that others use too,
-more of them can be slower, by far.
+more of them can be slower, by far. Where several processes train together, the clock of the first counts for all, so
+that all stop at the same step.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+
+from quietbeam.noise2inverse.distributed import Group
 
 from .epochs import Trainer
 
@@ -31,7 +34,7 @@ class _Enough(Exception):  # noqa: N818 - not an error
     pass
 
 
-def step_seconds(trainer: Trainer, seconds: float = SECONDS) -> list[float]:
+def step_seconds(trainer: Trainer, seconds: float = SECONDS, *, group: Group | None = None) -> list[float]:
     """Time the first steps of a trainer, which is no longer fresh afterwards.
 
     Parameters
@@ -40,16 +43,19 @@ def step_seconds(trainer: Trainer, seconds: float = SECONDS) -> list[float]:
         Its first epoch is begun.
     seconds : float
         How long to go on.
+    group : Group, optional
+        The processes that train together.
 
     Returns
     -------
     list of float
         Seconds of each step but the first, which warms up.
     """
-    times = [time.monotonic()]
+    group = group or Group()
+    times = [group.share_number(time.monotonic())]
 
     def on_step(step: int, loss: float) -> None:
-        times.append(time.monotonic())
+        times.append(group.share_number(time.monotonic()))
         if step > 2 and times[-1] - times[0] > seconds:
             raise _Enough
 
@@ -58,7 +64,7 @@ def step_seconds(trainer: Trainer, seconds: float = SECONDS) -> list[float]:
     return [after - before for before, after in pairwise(times[1:])] or [times[1] - times[0]]
 
 
-def epochs_for(minutes: float, make_trainer: Callable[[], Trainer]) -> int:
+def epochs_for(minutes: float, make_trainer: Callable[[], Trainer], *, group: Group | None = None) -> int:
     """Say how many epochs fit into a time budget.
 
     Parameters
@@ -67,6 +73,8 @@ def epochs_for(minutes: float, make_trainer: Callable[[], Trainer]) -> int:
         The budget.
     make_trainer : callable
         Makes a trainer; it is thrown away.
+    group : Group, optional
+        The processes that train together.
 
     Returns
     -------
@@ -74,20 +82,22 @@ def epochs_for(minutes: float, make_trainer: Callable[[], Trainer]) -> int:
         At least 1.
     """
     trainer = make_trainer()
-    steps = step_seconds(trainer, max(SECONDS, BUDGET_SHARE * 60 * minutes))
+    steps = step_seconds(trainer, max(SECONDS, BUDGET_SHARE * 60 * minutes), group=group)
     seconds_per_epoch = sum(steps) / len(steps) * trainer.steps_per_epoch * HELD_OUT_SHARE
     return max(1, math.floor(60 * minutes / max(seconds_per_epoch, 1e-9)))
 
 
-def fastest_threads(most: int, make_trainer: Callable[[], Trainer]) -> int:
+def fastest_threads(most: int, make_trainer: Callable[[], Trainer], *, group: Group | None = None) -> int:
     """Find the number of threads with which a step takes least.
 
     Parameters
     ----------
     most : int
-        Threads there may be.
+        Threads there may be: of each process, the same in all.
     make_trainer : callable
         Makes a trainer; it is thrown away.
+    group : Group, optional
+        The processes that train together.
 
     Returns
     -------
@@ -100,7 +110,7 @@ def fastest_threads(most: int, make_trainer: Callable[[], Trainer]) -> int:
     seconds: dict[int, float] = {}
     for threads in candidates:
         torch.set_num_threads(threads)
-        steps = step_seconds(make_trainer(), SECONDS / len(candidates))
+        steps = step_seconds(make_trainer(), SECONDS / len(candidates), group=group)
         seconds[threads] = sum(steps) / len(steps)
     fastest = min(seconds, key=lambda threads: seconds[threads])
     torch.set_num_threads(fastest)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from quietbeam.noise2inverse.distributed import Group
 from quietbeam.reconstruction.errors import ReductionError
 
 from .atomic import write_atomically
 from .progress import JobProgress, Step
 
-__all__ = ["Trainer", "train"]
+__all__ = ["Trainer", "best_epoch", "train"]
+
+Record = dict[str, float]
+"""What is told of one epoch: epoch (from 1), loss, held_out, learning_rate, seconds."""
 
 
 class Metrics(Protocol):
@@ -32,17 +36,21 @@ class Metrics(Protocol):
     def held_out(self) -> float:
         """Loss on what is not trained on."""
 
+    @property
+    def learning_rate(self) -> float:
+        """Step size of the last step."""
+
 
 class Trainer(Protocol):
     """A model that learns epoch by epoch, each a function of the state and the epoch's number."""
 
     @property
     def model(self) -> nn.Module:
-        """What learns."""
+        """What learns, and in the end holds the best weights."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """How it learns."""
+    def measured(self) -> nn.Module:
+        """The model whose held-out loss is taken: the same, or one of averaged weights."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -51,10 +59,26 @@ class Trainer(Protocol):
     def train_epoch(self, epoch: int, on_step: Callable[[int, float], None], /) -> Metrics:
         """Train one epoch."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Give all that the coming epochs depend on."""
+
+    def restore(self, state: dict[str, Tensor], /) -> None:
+        """Put a state back."""
+
 
 def train(
-    trainer: Trainer, num_epochs: int, checkpoint: Path, key: str, *, name: str, progress: JobProgress
-) -> list[dict[str, float]]:
+    trainer: Trainer,
+    num_epochs: int,
+    checkpoint: Path,
+    key: str,
+    *,
+    name: str,
+    progress: JobProgress,
+    patience: int | None = None,
+    metrics: Path | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+    group: Group | None = None,
+) -> list[Record]:
     """Train until `num_epochs` are done, going on from a checkpoint, and leave the best weights in the model.
 
     Parameters
@@ -71,67 +95,125 @@ def train(
         Shown with the progress.
     progress : JobProgress
         Where to tell.
+    patience : int, optional
+        Stop after so many epochs without a better held-out loss.
+    metrics : Path, optional
+        File of JSON lines, one for each epoch: ``epoch`` (from 1), ``loss``, ``held_out``, ``learning_rate``,
+        ``seconds``.
+    on_epoch : callable, optional
+        Called with the number of each epoch, from 0, after its state was kept; the network is in ``trainer.measured``.
+    group : Group, optional
+        The processes that train together: the first one reads and writes the files and calls `on_epoch`.
 
     Returns
     -------
     list of dict
-        ``loss`` and ``held_out`` of each epoch.
+        ``loss``, ``held_out`` and ``learning_rate`` of each epoch.
+
+    Raises
+    ------
+    ReductionError
+        If a loss is not finite.
     """
-    history, best = _restore(trainer, checkpoint, key)
+    run = _Run(trainer, checkpoint, key, metrics, group or Group())
     steps = trainer.steps_per_epoch
-    with progress.stage(name, num_epochs * steps, len(history) * steps) as bar:
-        for epoch in range(len(history), num_epochs):
-            metrics = trainer.train_epoch(epoch, _telling(bar, history))
-            if not (math.isfinite(metrics.loss) and math.isfinite(metrics.held_out)):
-                raise ReductionError(
-                    f"{name}: the loss of epoch {epoch + 1} is {metrics.loss}: lower the learning_rate"
-                )
-            history.append({"loss": metrics.loss, "held_out": metrics.held_out})
-            if metrics.held_out <= min(past["held_out"] for past in history):
-                best = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-            _keep(trainer, checkpoint, key, history, best)
-    trainer.model.load_state_dict(best)
-    return history
+    with progress.stage(name, num_epochs * steps, len(run.records) * steps) as bar:
+        for epoch in range(len(run.records), num_epochs):
+            if _waited(run.records) >= (patience or math.inf):
+                break
+            began = time.monotonic()
+            result = trainer.train_epoch(epoch, _telling(bar, run.records))
+            _check_finite(result, epoch, name)
+            run.keep(result, time.monotonic() - began)
+            if on_epoch and run.group.is_first:
+                on_epoch(epoch)
+    if len(run.records) < num_epochs:
+        _tell_early_stop(progress, name, len(run.records), num_epochs, steps)
+    trainer.model.load_state_dict(run.best)
+    return [{kind: record[kind] for kind in ("loss", "held_out", "learning_rate")} for record in run.records]
 
 
-def _telling(bar: Step, history: list[dict[str, float]]) -> Callable[[int, float], None]:
-    note = f"held-out loss {history[-1]['held_out']:.4g}" if history else ""
+def best_epoch(held_out: list[float]) -> int:
+    """Give the number, from 0, of the epoch whose weights are kept: of equal losses the last."""
+    return max(range(len(held_out)), key=lambda epoch: (-held_out[epoch], epoch))
+
+
+class _Run:
+    """The state of a training, in memory and on disk."""
+
+    def __init__(self, trainer: Trainer, checkpoint: Path, key: str, metrics: Path | None, group: Group) -> None:
+        self.trainer, self.checkpoint, self.key, self.group = trainer, checkpoint, key, group
+        self.metrics = metrics if group.is_first else None
+        self.records: list[Record] = []
+        self.best: dict[str, Tensor] = {}
+        self._restore()
+        if self.metrics:  # written anew: a crash may have lost a line, or left one that is torn
+            write_atomically(self.metrics, "".join(map(_line, self.records)).encode())
+
+    def keep(self, result: Metrics, seconds: float) -> None:
+        """Keep what an epoch gave: the state first, which the lines are written from after a crash."""
+        values = {"loss": result.loss, "held_out": result.held_out, "learning_rate": result.learning_rate}
+        self.records.append({"epoch": len(self.records) + 1, **values, "seconds": round(seconds, 3)})
+        if _waited(self.records) == 0:
+            self.best = {name: value.clone() for name, value in self.trainer.measured.state_dict().items()}
+        if not self.group.is_first:
+            return
+        tensors = _under("state", self.trainer.state()) | _under("best", self.best)
+        write_atomically(self.checkpoint, save(tensors, {"run": json.dumps([self.key, self.records])}))
+        if self.metrics:
+            with self.metrics.open("a") as file:
+                file.write(_line(self.records[-1]))
+
+    def _restore(self) -> None:
+        """Go on from the checkpoint, if there is one of this key."""
+        content = self.checkpoint.read_bytes() if self.group.is_first and self.checkpoint.is_file() else b""
+        header, tensors = _parse(self.group.share_bytes(content))
+        if header[0] == self.key:
+            self.trainer.restore(_below(tensors, "state"))
+            self.records, self.best = header[1], _below(tensors, "best")
+
+
+def _waited(records: list[Record]) -> int:
+    """Count the epochs since the best one."""
+    return len(records) - 1 - best_epoch([record["held_out"] for record in records]) if records else 0
+
+
+def _check_finite(result: Metrics, epoch: int, name: str) -> None:
+    if not (math.isfinite(result.loss) and math.isfinite(result.held_out)):
+        raise ReductionError(
+            f"{name}: the loss of epoch {epoch + 1} is {result.loss}, held out {result.held_out}: lower the "
+            "learning_rate"
+        )
+
+
+def _telling(bar: Step, records: list[Record]) -> Callable[[int, float], None]:
+    note = f"held-out loss {records[-1]['held_out']:.4g}" if records else ""
     return lambda step, loss: bar.advance(1, note or f"loss {loss:.4g}")
 
 
-def _keep(
-    trainer: Trainer, checkpoint: Path, key: str, history: list[dict[str, float]], best: dict[str, Tensor]
-) -> None:
-    tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    for index, state in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    header = json.dumps({"key": key, "history": history})
-    write_atomically(checkpoint, save({name: value.contiguous() for name, value in tensors.items()}, {"state": header}))
+def _tell_early_stop(progress: JobProgress, name: str, done: int, num_epochs: int, steps: int) -> None:
+    progress.say(
+        f"{name}: stopped after {done} of {num_epochs} epochs, which saves {(num_epochs - done) * steps} steps: the "
+        "held-out loss came down no further"
+    )
 
 
-def _restore(trainer: Trainer, checkpoint: Path, key: str) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Put the state of a checkpoint into the trainer; an untouched trainer and an empty history if there is none."""
-    header, tensors = _read(checkpoint)
-    if header.get("key") != key:
-        return [], {}
-    trainer.model.load_state_dict(_below(tensors, "model"))
-    optimizer: dict[str, Any] = trainer.optimizer.state_dict()
-    optimizer["state"] = {}
-    for name, value in _below(tensors, "optimizer").items():
-        index, _, field = name.partition(".")
-        optimizer["state"].setdefault(int(index), {})[field] = value
-    trainer.optimizer.load_state_dict(optimizer)
-    return header["history"], _below(tensors, "best")
+def _line(record: Record) -> str:
+    return json.dumps(record) + "\n"
 
 
-def _read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _parse(content: bytes) -> tuple[list[Any], dict[str, Tensor]]:
+    """Read a checkpoint: its key and records, and its tensors; a broken one or another file gives no key."""
     try:
-        with safe_open(checkpoint, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("state", "{}"))
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError):
-        return {}, {}
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")  # of the header, by the format of safetensors
+        return json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["run"]), tensors
+    except (SafetensorError, ValueError, KeyError):
+        return [None, []], {}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value.contiguous() for name, value in tensors.items()}
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -31,10 +31,13 @@ class EpochMetrics(NamedTuple):
         Mean over the steps of the epoch.
     held_out : float
         Loss on the held-out crops after the epoch.
+    learning_rate : float
+        Step size.
     """
 
     loss: float
     held_out: float
+    learning_rate: float
 
 
 class CodecTrainer:
@@ -55,21 +58,22 @@ class CodecTrainer:
 
     Attributes
     ----------
-    model : torch.nn.Module
-        What is trained: encoder and decoder.
+    model, measured : torch.nn.Module
+        What is trained, encoder and decoder, and whose held-out loss is taken: the same.
     optimizer : torch.optim.Optimizer
-        Adam; a checkpoint holds its state beside the model's.
+        Adam.
     steps_per_epoch : int
         Calls of `on_step` in an epoch.
     """
 
     model: nn.Module
+    measured: nn.Module
     optimizer: torch.optim.Optimizer
     steps_per_epoch: int
 
     def __init__(self, codec: Codec, source: SliceSource, settings: CodecSettings, seed: int) -> None:
         self._codec, self._source, self._settings, self._seed = codec, source, settings, seed
-        self.model = codec.network
+        self.model = self.measured = codec.network
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
         self.steps_per_epoch = settings.steps_per_epoch
         num_slices = source.shape[0]
@@ -100,7 +104,7 @@ class CodecTrainer:
             crops = [self._crop(planes[rng.integers(len(planes))], rng) for _ in range(self._settings.batch_size)]
             losses.append(self._step(self._batch(crops)))
             on_step(step + 1, losses[-1])
-        return EpochMetrics(float(np.mean(losses)), self.held_out_loss())
+        return EpochMetrics(float(np.mean(losses)), self.held_out_loss(), self._settings.learning_rate)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -108,6 +112,28 @@ class CodecTrainer:
         self.model.eval()
         crops = [self._crop(plane, None) for plane in self._read(self._held_out)]
         return float(self._codec.loss(self._batch(crops)))
+
+    def state(self) -> dict[str, Tensor]:
+        """Give all that the coming epochs depend on, beside the settings: weights and Adam's moments."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        return tensors
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave; training then goes on as it would have.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            From a trainer of the same settings and volume.
+        """
+        names = self.model.state_dict()
+        self.model.load_state_dict({name: state[f"model.{name}"] for name in names})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for index, name in (key.split(".")[1:] for key in state if key.startswith("optimizer.")):
+            moments.setdefault(int(index), {})[name] = state[f"optimizer.{index}.{name}"]
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
     def _step(self, crops: Tensor) -> float:
         self.optimizer.zero_grad()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from .averaging import WeightAverage
+from .distributed import Group
 from .msd import MSD, NetworkSettings
-from .pairs import Pairs, Sections
+from .pairs import Crop, Pairs
+from .schedule import Schedule, learning_rate
+from .statistics import section_statistics
 
-__all__ = ["EpochMetrics", "NoiseTrainer", "TrainingSettings", "section_statistics"]
+__all__ = ["EpochMetrics", "NoiseTrainer", "TrainingSettings"]
 
 
 class TrainingSettings(BaseModel):
@@ -26,49 +29,47 @@ class TrainingSettings(BaseModel):
     minutes: float = Field(10.0, gt=0, description="Time to train, minutes; becomes a number of epochs at the start.")
     epochs: int | None = Field(None, ge=1, description="Epochs to train; goes before the time.")
     steps_per_epoch: int = Field(50, ge=1, description="Steps of an epoch; after each epoch the state is kept.")
-    learning_rate: float = Field(1e-3, gt=0, description="Step size of Adam.")
+    learning_rate: float = Field(1e-3, gt=0, description="Step size of Adam, the largest of a schedule.")
+    schedule: Schedule = Field(
+        "constant", description="Step size after the warm-up: constant, or falling to 0 along half a cosine."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the step size rises from 0 at the start.")
+    averaging: float | None = Field(
+        None, ge=0, lt=1, description="Share of the old in the moving average of the weights, which is then the result."
+    )
+    clip: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Largest norm of the gradient; a larger one is scaled down to it."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without a better held-out loss after which training stops early."
+    )
     held_out_batches: int = Field(8, ge=1, description="Fixed batches of the held-out pair that measure progress.")
     seed: int = Field(0, ge=0, description="Seed of weights and crops.")
 
 
 class EpochMetrics(NamedTuple):
-    """Mean square error over the variance of the data, of the epoch's steps and of the held-out pair."""
+    """How an epoch went.
+
+    Attributes
+    ----------
+    loss : float
+        Mean square error over the variance of the data, mean over the epoch's steps.
+    held_out : float
+        The same of the held-out pair, after the epoch.
+    learning_rate : float
+        Step size of the epoch's last step.
+    """
 
     loss: float
     held_out: float
-
-
-def section_statistics(sections: Sections, *, num_slices: int = 16) -> tuple[float, float]:
-    """Mean and standard deviation of the data, from slices spread over the volume.
-
-    Parameters
-    ----------
-    sections : Sections
-        Reconstructions, shape (slice, section, y, x).
-    num_slices : int
-        How many slices are looked at.
-
-    Returns
-    -------
-    mean, std : float
-        In the unit of the data; std is 1 for a constant volume.
-    """
-    rows = np.unique(np.linspace(0, sections.shape[0] - 1, num_slices).astype(int))
-    everything = slice(None)
-    total, squares, count = 0.0, 0.0, 0
-    for row in rows:
-        values = sections[row : row + 1, everything, everything, everything].mean(axis=1, dtype=np.float64)
-        total, squares, count = total + values.sum(), squares + (values**2).sum(), count + values.size
-    mean = total / count
-    std = float(np.sqrt(max(squares / count - mean**2, 0)))
-    return float(mean), std if std > 0 else 1.0
+    learning_rate: float
 
 
 class NoiseTrainer:
     """An MS-D network that learns, epoch by epoch.
 
-    The crops of an epoch depend on the seed and the epoch's number alone: training that is stopped and restored goes on
-    as if it had never stopped.
+    The crops of an epoch depend on the seed and the epoch's number alone, and the step size on the step's: training
+    that is stopped and restored goes on as if it had never stopped.
 
     Parameters
     ----------
@@ -78,8 +79,27 @@ class NoiseTrainer:
         Steps, learning rate, seed.
     network : NetworkSettings, optional
         Size of the network.
+    num_epochs : int, optional
+        Epochs in all, for the schedule; as set, if not given.
     device : torch.device, optional
-        Where to compute.
+        Where to compute; as the group, if not given.
+    start : MSD, optional
+        Trained network whose weights to begin with. They act on normalised data: mean and deviation are this scan's.
+    group : Group, optional
+        The processes that train together; each makes its trainer alike.
+
+    Attributes
+    ----------
+    model : MSD
+        What learns.
+    steps_per_epoch : int
+        Calls of `on_step` in an epoch.
+
+    Raises
+    ------
+    ValueError
+        If the schedule needs a number of epochs, if `start` is of another size, or if a batch has fewer crops than
+        there are processes.
     """
 
     def __init__(
@@ -88,21 +108,33 @@ class NoiseTrainer:
         settings: TrainingSettings | None = None,
         network: NetworkSettings | None = None,
         *,
+        num_epochs: int | None = None,
         device: torch.device | None = None,
+        start: MSD | None = None,
+        group: Group | None = None,
     ) -> None:
-        self.pairs = pairs
-        self.settings = settings or TrainingSettings()
-        self.device = device or torch.device("cpu")
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        model = MSD(pairs.in_channels, 1, network, generator=generator)
-        mean, std = section_statistics(pairs.sections)
-        for values in (model.input_mean, model.output_mean):
-            values.fill_(mean)
-        for values in (model.input_std, model.output_std):
-            values.fill_(std)
-        self.model = model.to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
+        self.pairs, self.settings, self.group = pairs, settings or TrainingSettings(), group or Group()
+        _check_batch(pairs.settings.batch_size, self.group.size)
+        self.device = device or self.group.device
         self.steps_per_epoch = self.settings.steps_per_epoch
+        epochs = num_epochs or self.settings.epochs
+        self.num_steps = epochs * self.steps_per_epoch if epochs else None
+        self.learning_rate(0)  # tells at once what the schedule lacks
+        self.model = _new_model(pairs, self.settings.seed, network, start).to(self.device)
+        self.group.share(list(self.model.state_dict().values()))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
+        decay = self.settings.averaging
+        self._average = None if decay is None else WeightAverage(self.model, decay)
+
+    @property
+    def measured(self) -> MSD:
+        """The network whose held-out loss is taken: with the averaged weights where they are averaged."""
+        return self._average.model if self._average else self.model
+
+    def learning_rate(self, step: int) -> float:
+        """Step size of a step, counted from the first of all; see `schedule.learning_rate`."""
+        peak, schedule = self.settings.learning_rate, self.settings.schedule
+        return learning_rate(step, peak, schedule, warmup_steps=self.settings.warmup_steps, num_steps=self.num_steps)
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, float], None] | None = None) -> EpochMetrics:
         """Train one epoch and measure the loss on the held-out pair.
@@ -117,31 +149,108 @@ class NoiseTrainer:
         Returns
         -------
         EpochMetrics
-            Training and held-out loss, relative to the variance of the data.
+            Training and held-out loss, relative to the variance of the data; the same in all processes.
         """
         rng = np.random.default_rng([self.settings.seed, 1, epoch])
         losses = []
+        first = epoch * self.steps_per_epoch
         for step in range(self.steps_per_epoch):
-            losses.append(self._step(*self.pairs.training_batch(rng)))
+            losses.append(self._step(first + step, self.pairs.draw_training(rng)))
             if on_step:
                 on_step(step + 1, losses[-1])
-        return EpochMetrics(float(np.mean(losses)), self.held_out_loss())
+        last = self.learning_rate(first + self.steps_per_epoch - 1)
+        return EpochMetrics(float(np.mean(losses)), self.held_out_loss(), last)
 
+    @torch.inference_mode()
     def held_out_loss(self) -> float:
         """Mean square error on fixed crops of the held-out pair, over the variance of the data."""
         rng = np.random.default_rng([self.settings.seed, 2])
-        with torch.inference_mode():
-            batches = (self.pairs.held_out_batch(rng) for _ in range(self.settings.held_out_batches))
-            return float(np.mean([self._loss(*batch).item() for batch in batches]))
+        crops = [crop for _ in range(self.settings.held_out_batches) for crop in self.pairs.draw_held_out(rng)]
+        mine, size = self.group.part(crops), self.pairs.settings.batch_size
+        batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+        total = sum(self._loss(self.measured, batch).item() * len(batch) for batch in batches)
+        summed = torch.tensor([total], dtype=torch.float64)
+        self.group.add([summed])
+        return summed.item() / len(crops)
 
-    def _step(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    def state(self) -> dict[str, Tensor]:
+        """Give all that the coming epochs depend on, beside the settings: weights, their average, Adam's moments."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self._average:
+            tensors |= {f"average.{name}": value for name, value in self._average.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        return tensors
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave; training then goes on as it would have.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            From a trainer of the same settings and data.
+        """
+        self.model.load_state_dict(_below(state, "model"))
+        if self._average:
+            self._average.model.load_state_dict(_below(state, "average"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(state, "optimizer").items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+
+    def _step(self, step: int, crops: Sequence[Crop]) -> float:
+        mine = self.group.part(crops)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(inputs, targets)
+        loss = self._loss(self.model, mine) * (len(mine) / len(crops))
         loss.backward()  # type: ignore[no-untyped-call]
+        self.group.add([loss, *(weight.grad for weight in self.model.parameters() if weight.grad is not None)])
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self.learning_rate(step)
         self.optimizer.step()
+        if self._average:
+            self._average.update(self.model, step)
         return loss.item()
 
-    def _loss(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> Tensor:
-        prediction = self.model(torch.from_numpy(inputs).to(self.device))
-        difference = (prediction - torch.from_numpy(targets).to(self.device)) / self.model.output_std[:, None, None]
+    def _loss(self, model: MSD, crops: Sequence[Crop]) -> Tensor:
+        inputs, targets = (torch.from_numpy(images).to(self.device) for images in self.pairs.read(crops))
+        difference = (model(inputs) - targets) / model.output_std[:, None, None]
         return mse_loss(difference, torch.zeros_like(difference))
+
+
+def _new_model(pairs: Pairs, seed: int, network: NetworkSettings | None, start: MSD | None) -> MSD:
+    model = MSD(pairs.in_channels, pairs.out_channels, network, generator=torch.Generator().manual_seed(seed))
+    if start:
+        _check_start(start, model)
+        trained = dict(start.named_parameters())
+        model.load_state_dict({**model.state_dict(), **{name: trained[name].detach() for name in trained}})
+    mean, std = map(torch.from_numpy, section_statistics(pairs.sections))
+    times = model.in_channels // len(mean)  # the channel changes fastest, below slices and time steps
+    model.input_mean.copy_(mean.repeat(times))
+    model.input_std.copy_(std.repeat(times))
+    model.output_mean.copy_(mean)
+    model.output_std.copy_(std)
+    return model
+
+
+def _check_start(start: MSD, model: MSD) -> None:
+    got, expected = ((one.in_channels, one.out_channels, one.settings) for one in (start, model))
+    if got != expected:
+        raise ValueError(
+            f"the network to start with has (input channels, output channels, settings) {got}, this training needs "
+            f"{expected}: set network and pairs as they were, or train from the beginning"
+        )
+
+
+def _check_batch(batch_size: int, num_processes: int) -> None:
+    if batch_size < num_processes:
+        raise ValueError(
+            f"batch_size must be at least the number of processes, {num_processes}, got {batch_size}: set "
+            f"pairs.batch_size={num_processes} or a multiple, or start fewer processes"
+        )
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}

@@ -14,10 +14,10 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.slow
 
 
-def run(name, folder):
+def run(name, folder, *options):
     """Rows by (case, method, metric), after the checks that hold for every benchmark."""
     file = folder / "rows.json"
-    command = [sys.executable, BENCHMARKS / f"{name}.py", "--tiny", "--json", file]
+    command = [sys.executable, BENCHMARKS / f"{name}.py", "--tiny", "--json", file, *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_msd(tmp_path):
     assert max(by_method(values, "largest difference").values()) < 1e-4  # both compute the same network
     assert min(by_method(values, "speed").values()) > 0
     memory = by_method(values, "memory", "forward and backward")
-    assert memory["quietbeam"] < memory["torch convolutions"]
+    assert memory["quietbeam"] < memory["torch.cat"]
 
 
 def test_reconstruction(tmp_path):
@@ -83,6 +83,41 @@ def test_training(tmp_path):
     assert late["gridrec, best Gaussian blur"] > late["gridrec"]
     steps = by_method(values, "steps")
     assert steps["quietbeam (batch size 1)"] > steps["quietbeam (batch size 4)"]
+
+
+@pytest.mark.parametrize("case", ["foam", "dimensions", "dynamic", "xrdct"])
+def test_noise2inverse(case, tmp_path):
+    values = run("noise2inverse", tmp_path, "--case", case)
+    assert {name.split(":")[0] for name, _, _ in values} == {case}
+    quality = by_method(values, "PSNR")
+    trained = by_method(values, "training")
+    assert trained
+    assert min(trained.values()) > 0
+    ours = [method for method in quality if method in trained]
+    assert ours == list(trained)  # every network is measured, and says how long it learned
+    plain = [value for method, value in quality.items() if method.startswith("gridrec")]
+    smoothed = [value for method, value in quality.items() if method.startswith("best Gaussian")]
+    assert all(max(smoothed) > value for value in plain)
+    if plain:
+        assert min(quality[method] for method in ours) > min(plain) + 2  # even seconds of training help
+    likeness = by_method(values, "SSIM")
+    assert min(likeness[method] for method in ours) > 0.2  # an even grey has next to none
+    if case == "dimensions":
+        steps = by_method(values, "steps")
+        assert steps["quietbeam (2D, the same steps)"] == steps["quietbeam (2.5D: 5 slices)"] > 0
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("QUIETBEAM_TEST_DATA" not in os.environ, reason="QUIETBEAM_TEST_DATA names no folder")
+def test_noise2inverse_of_real_scans(tmp_path):
+    values = run("noise2inverse", tmp_path, "--case", "real", "--pictures", tmp_path / "pictures")
+    resolution = by_method(values, "resolution (1/7)")
+    assert resolution["quietbeam"] <= resolution["gridrec"]
+    smoothed = next(value for method, value in resolution.items() if method.startswith("Gaussian"))
+    # A Gaussian weighs all samples of a ring alike.
+    assert smoothed == pytest.approx(resolution["gridrec"])
+    assert by_method(values, "squared distance to the held-out section")["quietbeam"] < 1
+    assert list((tmp_path / "pictures").glob("*.png"))
 
 
 def test_tv(tmp_path):

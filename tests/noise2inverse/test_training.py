@@ -3,16 +3,24 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from quietbeam.noise2inverse.averaging import decay_at
 from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
 from quietbeam.noise2inverse.inference import denoise_slice
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings
 from quietbeam.noise2inverse.pairs import Pairs, PairSettings
-from quietbeam.noise2inverse.training import NoiseTrainer, TrainingSettings, section_statistics
+from quietbeam.noise2inverse.statistics import section_statistics
+from quietbeam.noise2inverse.training import NoiseTrainer, TrainingSettings
 from quietbeam.reconstruction.errors import ReductionError
 from quietbeam.reconstruction.quality import psnr
 
 GAIN = 6.0
 """Decibel by which a short training must beat the average of the noisy sections."""
+WIENER = 0.03
+"""Distance from the known optimum that a short training on few pixels leaves."""
+FLOAT32 = 1e-5
+"""Relative rounding of float32."""
+RICH = {"schedule": "cosine", "warmup_steps": 7, "averaging": 0.9, "clip": 0.5}
+"""Everything that keeps a state or depends on the step's number."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,17 +58,113 @@ def test_learns_to_denoise_from_noise_alone(blobs):
     assert psnr(truth[2:6], denoised) > psnr(truth[2:6], noisy[2:6]) + GAIN
 
 
-def test_a_restored_trainer_goes_on_as_if_never_stopped(blobs):
+@pytest.mark.parametrize("settings", [{}, RICH])
+def test_a_restored_trainer_goes_on_as_if_never_stopped(blobs, settings):
     _, sections = blobs
-    straight, first, second = (trainer(sections[:, :, :32, :32], seed=3) for _ in range(3))
-    for epoch in range(2):
-        straight.train_epoch(epoch)
+    straight, first, second = (trainer(sections[:, :, :32, :32], epochs=3, seed=3, **settings) for _ in range(3))
+    for epoch in range(3):
+        metrics = straight.train_epoch(epoch)
     first.train_epoch(0)
-    second.model.load_state_dict(first.model.state_dict())
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.restore({name: value.clone() for name, value in first.state().items()})
     second.train_epoch(1)
-    for a, b in zip(straight.model.parameters(), second.model.parameters(), strict=True):
-        assert torch.equal(a, b)
+    assert second.train_epoch(2) == metrics
+    assert straight.state().keys() == second.state().keys()
+    assert all(torch.equal(value, second.state()[name]) for name, value in straight.state().items())
+
+
+def pixels(truth_std=1.0, noise_std=1.0, seed=0):
+    """Independent Gaussian pixels, clean and in four sections: nothing is to be learnt but the share of the truth."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(5, truth_std, (8, 1, 64, 64)).astype(np.float32)
+    return truth, truth + rng.normal(0, noise_std, (8, 4, 64, 64)).astype(np.float32)
+
+
+def pixel_trainer(sections, **settings):
+    pairs = Pairs(sections, np.full(4, 0.25, np.float32), PairSettings(context_slices=0, crop_size=64, batch_size=2))
+    return NoiseTrainer(pairs, TrainingSettings(**settings), NetworkSettings(depth=1))
+
+
+@pytest.mark.parametrize("averaging", [None, 0.98])
+def test_noisy_targets_lead_to_the_clean_mean(averaging):
+    """The mean of Gaussian pixels given noisy ones is Wiener's: g (x - 5) + 5 with g = 1 / (1 + 1 / 3)."""
+    truth, sections = pixels()
+    learner = pixel_trainer(sections, learning_rate=0.02, steps_per_epoch=120, averaging=averaging)
+    metrics = [learner.train_epoch(epoch) for epoch in range(2)][-1]
+    inputs = torch.from_numpy(sections[:, :3].mean(axis=1, keepdims=True))
+    with torch.inference_mode():
+        denoised = learner.measured(inputs).numpy()
+    gain = 3 / 4
+    assert np.polyfit(inputs.numpy().ravel(), denoised.ravel(), 1) == pytest.approx((gain, 5 * (1 - gain)), abs=WIENER)
+    assert np.mean((denoised - truth) ** 2) == pytest.approx(1 - gain, rel=WIENER)
+    variance = 1 + 1 / 4  # of the average of all sections
+    assert metrics.held_out == pytest.approx((1 - gain + 1) / variance, rel=2 * WIENER)
+
+
+def test_the_trainer_takes_its_step_sizes():
+    """The first step of Adam moves each weight by the step size, whatever the gradient and the step's number."""
+    _, sections = pixels()
+    with pytest.raises(ValueError, match="num_epochs"):
+        pixel_trainer(sections, schedule="cosine")
+    for epoch, step_size in ((0, 0.02), (2, 0.06), (7, 0.1)):
+        learner = pixel_trainer(sections, learning_rate=0.1, warmup_steps=5, steps_per_epoch=1)
+        before = learner.model.final_weight.detach().clone()
+        assert learner.train_epoch(epoch).learning_rate == pytest.approx(step_size)
+        moved = (learner.model.final_weight.detach() - before).abs()
+        assert moved.numpy() == pytest.approx(step_size, rel=1e-3)
+
+
+def test_the_average_counts_the_steps_of_all_epochs():
+    learner = pixel_trainer(pixels()[1], steps_per_epoch=1, averaging=0.3, learning_rate=0.1)
+    expected = learner.model.final_weight.detach().clone()
+    for epoch in range(4):
+        learner.train_epoch(epoch)
+        expected = torch.lerp(expected, learner.model.final_weight.detach(), 1 - decay_at(epoch, 0.3))
+    assert learner.measured.final_weight.numpy() == pytest.approx(expected.numpy(), rel=FLOAT32)
+
+
+def test_the_averaged_network_is_the_one_that_is_measured(blobs):
+    _, sections = blobs
+    averaged, plain = trainer(sections, averaging=0.9), trainer(sections)
+    metrics, other = averaged.train_epoch(0), plain.train_epoch(0)
+    assert metrics.loss == other.loss  # the average does not act on training
+    assert metrics.held_out != other.held_out
+    plain.model.load_state_dict(averaged.measured.state_dict())
+    assert plain.held_out_loss() == metrics.held_out
+
+
+def test_large_gradients_are_clipped_and_small_ones_left():
+    def norm(clip):
+        learner = pixel_trainer(pixels()[1], steps_per_epoch=1, clip=clip)
+        learner.train_epoch(0)
+        return float(torch.stack([weight.grad.square().sum() for weight in learner.model.parameters()]).sum().sqrt())
+
+    free = norm(None)
+    assert norm(free / 4) == pytest.approx(free / 4, rel=1e-4)
+    assert norm(free * 4) == free
+
+
+def test_a_warm_start_takes_the_weights_and_not_the_unit(blobs):
+    _, sections = blobs
+    trained = trainer(sections)
+    trained.train_epoch(0)
+    pairs = Pairs(3 * sections + 7, np.full(4, 0.25, np.float32))
+    again = NoiseTrainer(pairs, network=NetworkSettings(depth=20), start=trained.model)
+    images = torch.from_numpy(sections[None, :5, 0])
+    with torch.inference_mode():
+        expected, got = 3 * trained.model(images) + 7, again.model(3 * images + 7)
+    assert got.numpy() == pytest.approx(expected.numpy(), rel=1e-4)
+    fresh = NoiseTrainer(pairs, network=NetworkSettings(depth=20))
+    assert again.held_out_loss() < fresh.held_out_loss()
+    with pytest.raises(ValueError, match="the network to start with has"):
+        NoiseTrainer(pairs, network=NetworkSettings(depth=10), start=trained.model)
+
+
+def test_the_network_to_start_with_is_left_as_it_is(blobs):
+    start = trainer(blobs[1]).model
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    pairs = Pairs(blobs[1], np.full(4, 0.25, np.float32), PairSettings(crop_size=48))
+    NoiseTrainer(pairs, TrainingSettings(steps_per_epoch=2), NetworkSettings(depth=20), start=start).train_epoch(0)
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in before.items())
 
 
 def test_seeds_differ(blobs):
@@ -69,10 +173,24 @@ def test_seeds_differ(blobs):
     assert not torch.equal(a.model.weights[0], b.model.weights[0])
 
 
-def test_statistics():
-    sections = np.random.default_rng(0).normal(5, 2, (4, 1, 50, 50)).astype(np.float32)
-    assert section_statistics(sections) == pytest.approx((5, 2), abs=0.05)
-    assert section_statistics(np.full((2, 2, 4, 4), 3, np.float32)) == (3, 1)
+def test_each_channel_is_normalised_by_itself():
+    """Diffraction: two channels of different units in one slice with a neighbour on each side."""
+    rng = np.random.default_rng(0)
+    sections = rng.normal([[[1]], [[-50]]], [[[0.1]], [[20]]], (4, 3, 2, 32, 32)).astype(np.float32)
+    pairs = Pairs(sections, np.full(3, 1 / 3, np.float32), PairSettings(context_slices=1, crop_size=16))
+    learner = NoiseTrainer(pairs, TrainingSettings(steps_per_epoch=3), NetworkSettings(depth=4))
+    mean, std = section_statistics(sections)
+    for channel in range(6):
+        assert learner.model.input_mean[channel] == pytest.approx(mean[channel % 2], rel=FLOAT32)
+        assert learner.model.input_std[channel] == pytest.approx(std[channel % 2], rel=FLOAT32)
+    inputs, _ = pairs.training_batch(rng)
+    normalised = (inputs - learner.model.input_mean.numpy()[:, None, None]) / learner.model.input_std.numpy()[
+        :, None, None
+    ]
+    assert np.abs(normalised.mean(axis=(0, 2, 3))).max() < 0.3
+    metrics = learner.train_epoch(0)
+    assert learner.model.out_channels == 2
+    assert 1 < metrics.held_out < 6  # noise of one section over that of the average of three: 3, in both channels
 
 
 def test_network_file_round_trip_and_determinism(tmp_path, blobs):
