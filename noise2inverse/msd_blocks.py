@@ -13,6 +13,7 @@ which goes through the blocks in reverse order, holds the gradient in place of t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ __all__ = ["BLOCK_SIZE", "mixed_scale_dense_in_blocks"]
 
 BLOCK_SIZE = 10
 """Layers of a block."""
+KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What the GPU's kernels compute with; they need Triton, else the framework's convolutions do."""
 
 
 def mixed_scale_dense_in_blocks(
@@ -39,7 +42,11 @@ def mixed_scale_dense_in_blocks(
     dilations: Sequence[int],
     padding: str = "symmetric",
 ) -> Tensor:
-    """Compute `quietbeam.noise2inverse.msd.mixed_scale_dense`, with the same parameters and result."""
+    """Compute `quietbeam.noise2inverse.msd.mixed_scale_dense`, with the same parameters and result.
+
+    On the CPU in float32 by vector kernels of our own, on a GPU by kernels in Triton, else by the framework's
+    convolutions.
+    """
     network = Network(images.shape[1], len(weights[0]), tuple(dilations), padding, BLOCK_SIZE)
     output: Tensor = _InBlocks.apply(images, network, bias, final_weight, final_bias, *weights)  # type: ignore[no-untyped-call]
     return output
@@ -79,4 +86,8 @@ class _InBlocks(torch.autograd.Function):
 def _planes(images: Tensor, weights: Sequence[Tensor], bias: Tensor, network: Network) -> Planes:
     if images.device.type == "cpu" and images.dtype == torch.float32:
         return RowPlanes(images, weights, bias, network, num_threads=torch.get_num_threads())
+    if images.is_cuda and images.dtype in KERNEL_TYPES and find_spec("triton"):
+        from .triton_planes import TritonPlanes
+
+        return TritonPlanes(images, weights, bias, network)
     return TensorPlanes(images, weights, bias, network)

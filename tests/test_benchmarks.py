@@ -60,6 +60,12 @@ def test_msd(tmp_path):
     assert memory["quietbeam"] < memory["torch.cat"]
 
 
+def test_msd_gpu(tmp_path):
+    values = run("msd_gpu", tmp_path)
+    assert max(by_method(values, "difference of the output").values()) < 1e-5
+    assert max(by_method(values, "difference of the gradient").values()) < 1e-5
+
+
 def test_reconstruction(tmp_path):
     values = run("reconstruction", tmp_path)
     quality, amplitude = by_method(values, "PSNR"), by_method(values, "amplitude")
