@@ -281,14 +281,16 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 
 def _reduce(scan: Path, output: Path, settings: ReductionSettings, overwrite: bool) -> None:
     from .progress import console_progress
-    from .reduce import reduce_scan
+    from .reduce import reduce_together
     from .workspace import REPORT
 
     try:
-        done = reduce_scan(scan, output, settings, progress=console_progress(), overwrite=overwrite)
+        done = reduce_together(scan, output, settings, progress=console_progress(), overwrite=overwrite)
     except KeyboardInterrupt:
         typer.echo("\nstopped; the same command goes on from the last chunk or epoch", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    if done is None:  # another process keeps the result
+        return
     if not done:
         typer.echo("nothing left to do: the same scan was reduced with the same settings")
     typer.echo(f"report: {(output / REPORT).resolve()}")

@@ -21,6 +21,8 @@ from .progress import JobProgress, Step
 
 __all__ = ["Trainer", "best_epoch", "train"]
 
+SMOOTHING = 0.05
+"""Weight of the last step in the loss that is shown."""
 Record = dict[str, float]
 """What is told of one epoch: epoch (from 1), loss, held_out, learning_rate, seconds."""
 
@@ -187,8 +189,16 @@ def _check_finite(result: Metrics, epoch: int, name: str) -> None:
 
 
 def _telling(bar: Step, records: list[Record]) -> Callable[[int, float], None]:
-    note = f"held-out loss {records[-1]['held_out']:.4g}" if records else ""
-    return lambda step, loss: bar.advance(1, note or f"loss {loss:.4g}")
+    """Show the loss of the last step, smoothed, and what was held out's after the last epoch."""
+    held_out = f", held out {records[-1]['held_out']:.4g}" if records else ""
+    smoothed = records[-1]["loss"] if records else None
+
+    def tell(step: int, loss: float) -> None:
+        nonlocal smoothed
+        smoothed = loss if smoothed is None else smoothed + SMOOTHING * (loss - smoothed)
+        bar.advance(1, f"loss {smoothed:.4g}{held_out}")
+
+    return tell
 
 
 def _tell_early_stop(progress: JobProgress, name: str, done: int, num_epochs: int, steps: int) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,25 +34,27 @@ from quietbeam.compress.archive import ArchiveHeader, EncodedChunk, encode_chunk
 from quietbeam.compress.codec import Codec, codec
 from quietbeam.compress.training import CodecTrainer
 from quietbeam.noise2inverse.checkpoint import network_bytes
+from quietbeam.noise2inverse.distributed import Group
 from quietbeam.noise2inverse.independence import independence_caveats
 from quietbeam.noise2inverse.inference import denoise_slice, denoise_volume, plan_passes
 from quietbeam.noise2inverse.msd import MSD
 from quietbeam.noise2inverse.pairs import Pairs
-from quietbeam.noise2inverse.training import NoiseTrainer
 from quietbeam.reconstruction.errors import ReductionError
 from quietbeam.reconstruction.reconstructors import circle
 
 from .atomic import atomic_path, sync, write_atomically
-from .calibrate import epochs_for, fastest_threads
+from .calibrate import epochs_for
 from .epochs import train
 from .feasibility import check_feasible, choose_device
 from .held_out import HeldOut, caveats_of_denoising
 from .job import Job
 from .journal import stage_key
+from .network_training import NetworkTraining, send_task
 from .payload_file import PayloadFile
+from .preview import Preview
 from .section_slices import reconstruct_scan
 from .volume_file import VolumeFile
-from .workspace import ARCHIVE, DISAGREEMENT, NETWORK
+from .workspace import ARCHIVE, DISAGREEMENT, METRICS, NETWORK, PREVIEW
 
 __all__ = ["Reduction", "max_error_of"]
 
@@ -68,12 +71,15 @@ class Reduction:
     ----------
     job : Job
         The scan, all settings, the output folder.
+    group : Group, optional
+        Processes that train together; this is the first of them.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, group: Group | None = None) -> None:
         self.job, self.settings, self.workspace, self.progress = job, job.settings, job.workspace, job.progress
         self.threads = job.settings.compute.threads or torch.get_num_threads()
-        self.device = choose_device(job.settings.compute.device)
+        self.group = group or Group(device=choose_device(job.settings.compute.device))
+        self.device = self.group.device
 
     def run(self) -> None:
         """Run all stages up to the archive and the network in place."""
@@ -113,14 +119,20 @@ class Reduction:
             self.job.decide("held out", f"section {pairs.pairs[-1].targets[0]}", why)
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
-        settings, key = self.settings.training, self.job.keys.training(self.slices.axis.column)
-        self._choose_threads(key)
-        epochs = self._plan_epochs("plan", key, settings.minutes, settings.epochs, self._noise_trainer)
-        trainer = self._noise_trainer()
+        key, pairs = self.job.keys.training(self.slices.axis.column), self._pairs()
+        send_task(self.group, pairs, self.slices.volume, self.settings)
+        training = NetworkTraining(pairs, self.settings, group=self.group, progress=self.progress)
+        self._choose_threads(training, key)
+        epochs = self._plan_training(training, key)
+        preview = Preview(self.workspace.output / PREVIEW, self._middle_images(pairs), self._apply)
         with self.workspace.timed("train"):
-            checkpoint = self.workspace.scratch / "training.safetensors"
-            history = train(trainer, epochs, checkpoint, stage_key(key, epochs), name="train", progress=self.progress)
-        return trainer.model.eval(), history
+            return training.run(
+                epochs,
+                self.workspace.scratch / "training.safetensors",
+                key,
+                metrics=self.workspace.output / METRICS,
+                on_epoch=preview.update,
+            )
 
     def _denoise(self) -> VolumeFile:
         journal = self.workspace.journal("denoised", self._denoised_key)
@@ -164,7 +176,7 @@ class Reduction:
         return value
 
     def _fit_codec(self) -> tuple[Codec | None, list[dict[str, float]]]:
-        settings, key = self.settings.codec, self.job.keys.codec(self._denoised_key)
+        key = self.job.keys.codec(self._denoised_key)
         if self.settings.archive.codec is None:
             self.job.decide("codec", "none", "archive.codec: the residual coder alone")
             return None, []
@@ -172,7 +184,7 @@ class Reduction:
         def new_trainer() -> CodecTrainer:
             return self._codec_trainer(self._new_codec())
 
-        epochs = self._plan_epochs("codec-plan", key, settings.minutes, settings.epochs, new_trainer)
+        epochs = self._plan_codec(key, new_trainer)
         learned = self._new_codec()
         trainer = self._codec_trainer(learned)
         with self.workspace.timed("fit codec"):
@@ -266,10 +278,16 @@ class Reduction:
 
     def apply_network(self, context: NDArray[np.float32]) -> NDArray[np.float32]:
         """Denoise the middle of some slices, shape (channel, y, x)."""
+        return self._masked(self._apply(self.model, context))
+
+    def _apply(self, model: MSD, context: NDArray[np.float32]) -> NDArray[np.float32]:
         tile_size, precision = self.settings.compute.tile_size, self.settings.inference.precision
-        return self._masked(
-            denoise_slice(self.model, context, tile_size=tile_size, precision=precision, device=self.device)
-        )
+        return denoise_slice(model, context, tile_size=tile_size, precision=precision, device=self.device)
+
+    def _middle_images(self, pairs: Pairs) -> NDArray[np.float32]:
+        """Give what the network sees of the middle slice."""
+        (full,), whole = plan_passes("full", pairs.pairs), slice(None)
+        return pairs.inputs.images(full, self.slices.shape[0] // 2, whole, whole)
 
     def _masked(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Set to 0 what lies outside the circle, shape (..., y, x)."""
@@ -281,9 +299,6 @@ class Reduction:
         except ValueError as error:
             raise ReductionError(f"{self.job.scan.path}: {error}") from error
 
-    def _noise_trainer(self) -> NoiseTrainer:
-        return NoiseTrainer(self._pairs(), self.settings.training, self.settings.network, device=self.device)
-
     def _new_codec(self) -> Codec:
         name = str(self.settings.archive.codec)
         return codec(name).for_volume(self.denoised, self.settings.codec, self.settings.training.seed)
@@ -291,25 +306,33 @@ class Reduction:
     def _codec_trainer(self, codec: Codec) -> CodecTrainer:
         return CodecTrainer(codec, self.denoised, self.settings.codec, self.settings.training.seed)
 
-    def _choose_threads(self, key: str) -> None:
+    def _choose_threads(self, training: NetworkTraining, key: str) -> None:
         """Take the threads asked for, or those that train fastest here and now."""
-        if self.settings.compute.threads is None:
-            record = self.workspace.record("threads", stage_key("threads", key, self.threads))
-            most = self.threads
-            chosen = record.load() or record.store({"threads": fastest_threads(most, self._noise_trainer)})
-            self.threads = int(chosen["threads"])
+        most, asked = self.threads, self.settings.compute.threads
+        record = self.workspace.record("threads", stage_key("threads", key, most))
+        found = {} if asked else record.load() or {}
+        self.threads = training.choose_threads(most, found.get("threads"))
+        if not asked:
+            record.store({"threads": self.threads})
             self.job.decide("threads", str(self.threads), f"fastest of up to {most} when training began")
-        torch.set_num_threads(self.threads)
 
-    def _plan_epochs(self, stage: str, key: str, minutes: float, epochs: int | None, trainer: Any) -> int:
-        """Make a number of epochs of the time budget, once."""
-        if epochs is not None:
-            return epochs
-        record = self.workspace.record(stage, stage_key(stage, key))
-        plan = record.load() or record.store({"epochs": epochs_for(minutes, trainer)})
-        self.job.decide(
-            f"{'codec ' * (stage != 'plan')}epochs", str(plan["epochs"]), f"what fits into {minutes:g} minutes here"
-        )
+    def _plan_training(self, training: NetworkTraining, key: str) -> int:
+        settings = self.settings.training
+        record = self.workspace.record("plan", stage_key("plan", key))
+        found = {} if settings.epochs else record.load() or {}
+        epochs = training.plan_epochs(found.get("epochs"))
+        if settings.epochs is None:
+            record.store({"epochs": epochs})
+            self.job.decide("epochs", str(epochs), f"what fits into {settings.minutes:g} minutes here")
+        return epochs
+
+    def _plan_codec(self, key: str, make_trainer: Callable[[], CodecTrainer]) -> int:
+        settings = self.settings.codec
+        if settings.epochs is not None:
+            return settings.epochs
+        record = self.workspace.record("codec-plan", stage_key("codec-plan", key))
+        plan = record.load() or record.store({"epochs": epochs_for(settings.minutes, make_trainer)})
+        self.job.decide("codec epochs", str(plan["epochs"]), f"what fits into {settings.minutes:g} minutes here")
         return int(plan["epochs"])
 
     def _header(self) -> ArchiveHeader:

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from quietbeam.reconstruction.caveats import Caveat, Decision
 
-__all__ = ["BarProgress", "JobProgress", "LineProgress", "Step", "console_progress"]
+__all__ = ["BarProgress", "JobProgress", "LineProgress", "Silence", "Step", "console_progress"]
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -126,6 +126,27 @@ class _Lines:
             rate = (now - self.began) / (self.done - self.done_before)
             left = (self.total - self.done) * rate
             self.telling.say(f"{self.name}: {self.done:g} of {self.total:g}, {left:.0f} s left {self.note}".rstrip())
+
+
+class Silence:
+    """Nothing, for a process that works along with another one."""
+
+    @contextmanager
+    def stage(self, name: str, total: int, done: int = 0) -> Iterator[Step]:
+        """Begin a stage."""
+        yield self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Go on."""
+
+    def decision(self, decision: Decision) -> None:
+        """Tell a choice that was made."""
+
+    def caveat(self, caveat: Caveat) -> None:
+        """Tell a doubt."""
+
+    def say(self, text: str) -> None:
+        """Tell anything else."""
 
 
 def console_progress() -> JobProgress:

@@ -5,26 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from quietbeam.noise2inverse.distributed import Group, process_group
 from quietbeam.reconstruction.errors import ArchiveError, ReductionError
 
 from .atomic import file_sha256, write_atomically
 from .estimate import check_space
+from .feasibility import choose_device
 from .job import Job
 from .journal import stage_key
 from .manifest import FILES, OPTIONAL_FILES, read_manifest, write_manifest
+from .network_training import dismiss, train_along
 from .pipeline import Reduction
 from .progress import JobProgress
 from .report import render_report
 from .results import make_report, manifest_content
 from .scan import Scan, file_signature, open_scan
 from .settings import ReductionSettings
-from .workspace import MANIFEST, REPORT, SCRATCH_FILES, Workspace
+from .workspace import MANIFEST, METRICS, PREVIEW, REPORT, SCRATCH_FILES, Workspace
 
-__all__ = ["reduce_scan"]
+__all__ = ["reduce_scan", "reduce_together"]
+
+LONGEST_STAGE = 7 * 86400.0
+"""Seconds that a process waits for the others, which may be reconstructing; one that ends is noticed at once."""
 
 
 def reduce_scan(
-    path: Path, output: Path, settings: ReductionSettings, *, progress: JobProgress, overwrite: bool = False
+    path: Path,
+    output: Path,
+    settings: ReductionSettings,
+    *,
+    progress: JobProgress,
+    overwrite: bool = False,
+    group: Group | None = None,
 ) -> bool:
     """Reduce a scan, or go on where an earlier call was stopped.
 
@@ -40,6 +54,8 @@ def reduce_scan(
         Where to tell what happens.
     overwrite : bool
         Replace the results of other settings or of another scan.
+    group : Group, optional
+        Processes that train together; this is the first of them.
 
     Returns
     -------
@@ -62,7 +78,7 @@ def reduce_scan(
             workspace.clean()
             return False
         check_space(scan, settings, output)
-        reduction = Reduction(job)
+        reduction = Reduction(job, group)
         reduction.run()
         with workspace.timed("report"), progress.stage("report", 1) as step:
             write_atomically(output / REPORT, render_report(make_report(reduction)).encode())
@@ -73,10 +89,35 @@ def reduce_scan(
     return True
 
 
+def reduce_together(
+    path: Path, output: Path, settings: ReductionSettings, *, progress: JobProgress, overwrite: bool = False
+) -> bool | None:
+    """Reduce a scan with the processes that torchrun started, or alone where it did not.
+
+    Parameters
+    ----------
+    path, output, settings, progress, overwrite
+        See `reduce_scan`.
+
+    Returns
+    -------
+    bool or None
+        See `reduce_scan`; None in the processes that only train along.
+    """
+    with process_group(choose_device(settings.compute.device), timeout_seconds=LONGEST_STAGE) as group:
+        if not group.is_first:
+            train_along(group, torch.get_num_threads())
+            return None
+        done = reduce_scan(path, output, settings, progress=progress, overwrite=overwrite, group=group)
+        if not done:
+            dismiss(group)
+        return done
+
+
 def _keep_apart(scan: Scan, output: Path) -> None:
     """Refuse to put results in the place of raw data, or among the frames of a folder."""
     workspace, raw = Workspace(output.resolve()), scan.path.resolve()
-    ours = {workspace.output / name for name in (*FILES, *OPTIONAL_FILES, MANIFEST)}
+    ours = {workspace.output / name for name in (*FILES, *OPTIONAL_FILES, MANIFEST, METRICS, PREVIEW)}
     ours |= {workspace.scratch / name for name in SCRATCH_FILES}
     among_frames = raw.is_dir() and (workspace.output == raw or raw in workspace.output.parents)
     if among_frames or ours & {source.resolve() for source in scan.sources}:

@@ -16,10 +16,22 @@ from .atomic import sync
 from .journal import Journal, StageRecord
 from .volume_file import VolumeFile
 
-__all__ = ["ARCHIVE", "DISAGREEMENT", "MANIFEST", "NETWORK", "REPORT", "SCRATCH_FILES", "Workspace"]
+__all__ = [
+    "ARCHIVE",
+    "DISAGREEMENT",
+    "MANIFEST",
+    "METRICS",
+    "NETWORK",
+    "PREVIEW",
+    "REPORT",
+    "SCRATCH_FILES",
+    "Workspace",
+]
 
 ARCHIVE, NETWORK, REPORT, MANIFEST = "denoised.h5", "network.safetensors", "report.html", "manifest.json"
 DISAGREEMENT = "disagreement.npy"
+METRICS, PREVIEW = "training.jsonl", "training.png"
+"""Written while the network learns, to be looked at meanwhile: no part of the result."""
 RECORDS = ("identity", "screen", "axis", "threads", "plan", "codec-plan")
 JOURNALS = ("sections", "denoised", "payloads", "times")
 VOLUMES = ("sections", "denoised", "disagreement")
