@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quietbeam.compress.header import ArchiveHeader
+from quietbeam.noise2inverse.pairs import held_out_group
 from quietbeam.reconstruction.acquisition import Acquisition
 from quietbeam.reconstruction.errors import ReductionError, ScanError
 from quietbeam.reconstruction.reconstructors import available_reconstructors
@@ -15,6 +16,7 @@ from .geometry import split
 from .scan import Scan
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings, sinogram_halo
+from .warm_start import check_start
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +44,9 @@ def check_feasible(scan: Scan, settings: ReductionSettings) -> None:
     ScanError
         If the axis given is not on the detector, or the phase is to be retrieved and the scan does not tell how.
     ReductionError
-        If the method's library or device is not here, the projections are too few for the sections, or the slices too
-        small or too many.
+        If the method's library or device is not here, the projections are too few for the sections, the slices too
+        small, too many, or too few for those held out, the network is to see time steps, or the network to begin with
+        does not fit.
     """
     check_volume(scan.path, (scan.num_rows, scan.num_columns, scan.num_columns), settings)
     method, column = settings.reconstruction.method, settings.rotation_axis.column
@@ -57,8 +60,23 @@ def check_feasible(scan: Scan, settings: ReductionSettings) -> None:
             "it found"
         )
     choose_device(settings.compute.device)
+    _check_pairs(scan, settings)
+    check_start(settings)
     split(scan, Acquisition.from_angles(scan.theta), settings)
     sinogram_halo(scan, SinogramSettings.of(settings))
+
+
+def _check_pairs(scan: Scan, settings: ReductionSettings) -> None:
+    """Refuse what cannot be paired, with the message of the setting."""
+    try:
+        held_out_group(scan.num_rows, settings.pairs)
+    except ValueError as error:
+        raise ReductionError(f"{scan.path}: pairs.{error}") from error
+    if settings.pairs.context_steps:
+        raise ReductionError(
+            f"{scan.path}: pairs.context_steps must be 0 where there is one time step, got "
+            f"{settings.pairs.context_steps}: time series are denoised from Python, see the how-to on time series"
+        )
 
 
 def choose_device(name: str) -> torch.device:

@@ -52,6 +52,7 @@ def read_dxchange(path: Path, settings: ScanSettings) -> Recording:
         darks=file.optional_frames("/exchange/data_dark"),
         angles=file.angles("/exchange/theta"),
         name=file.text("/measurement/sample/name"),
+        instrument=file.text("/measurement/instrument/name"),
         pixel_size=file.quantity(_DX_PIXEL, "m"),
         energy=file.quantity(("/measurement/instrument/monochromator/energy",), "keV"),
         distance=file.quantity(_DX_DISTANCE, "m"),

@@ -10,6 +10,7 @@ from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import ScanError
 
 from .journal import Journal, stage_key
+from .network_registry import named_sha256
 from .progress import JobProgress
 from .scan import Scan, file_signature, scan_identity
 from .settings import ReductionSettings
@@ -55,7 +56,7 @@ class Job:
     @cached_property
     def keys(self) -> StageKeys:
         """Hashes of what each stage depends on."""
-        return StageKeys(self.identity["sha256"], self.settings)
+        return StageKeys(self.identity["sha256"], self.settings, named_sha256(self.settings.warm_start))
 
     def check_unchanged(self) -> None:
         """Refuse a scan whose files were changed since they were hashed, and forget what was made of it."""

@@ -70,6 +70,7 @@ def read_nxtomo(path: Path, settings: ScanSettings) -> Recording:
         darks=frames.select(darks) if darks.size else None,
         angles=_nxtomo_angles(file, entry, detector, frames, projections),
         name=file.text(f"{entry}/sample/name") or file.text(f"{entry}/title"),
+        instrument=file.text(f"{entry}/instrument/name"),
         pixel_size=file.quantity((f"{entry}/sample/x_pixel_size", f"{detector}/x_pixel_size"), "m"),
         energy=file.quantity(_nxtomo_energy(entry), "keV"),
         distance=file.quantity((f"{detector}/distance",), "m"),

@@ -7,7 +7,8 @@ identify        identity.json                                  reading the scan 
 screen          screen.json                                    all of it (seconds)
 axis            axis.json                                      all of it (seconds)
 reconstruct     sections.npy, sections.jsonl                   one chunk of slices
-train           plan.json, training.safetensors                one epoch
+train           start.json, start.safetensors, plan.json,      one epoch
+                training.safetensors
 denoise         denoised.npy, disagreement.npy, denoised.jsonl one chunk of slices
 fit codec       codec-plan.json, codec.safetensors             one epoch
 encode          payloads.bin, payloads.jsonl                   one chunk of slices
@@ -54,6 +55,7 @@ from .payload_file import PayloadFile
 from .preview import Preview
 from .section_slices import reconstruct_scan
 from .volume_file import VolumeFile
+from .warm_start import add_to_registry, choose_start
 from .workspace import ARCHIVE, DISAGREEMENT, METRICS, NETWORK, PREVIEW
 
 __all__ = ["Reduction", "max_error_of"]
@@ -119,9 +121,12 @@ class Reduction:
             self.job.decide("held out", f"section {pairs.pairs[-1].targets[0]}", why)
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
-        key, pairs = self.job.keys.training(self.slices.axis.column), self._pairs()
+        self.start, pairs = choose_start(self.job), self._pairs()
+        key = self.job.keys.training(self.slices.axis.column, self.start.sha256)
         send_task(self.group, pairs, self.slices.volume, self.settings)
-        training = NetworkTraining(pairs, self.settings, group=self.group, progress=self.progress)
+        training = NetworkTraining(
+            pairs, self.settings, group=self.group, progress=self.progress, start=self.start.model
+        )
         self._choose_threads(training, key)
         epochs = self._plan_training(training, key)
         preview = Preview(self.workspace.output / PREVIEW, self._middle_images(pairs), self._apply)
@@ -237,10 +242,12 @@ class Reduction:
             "sections": self.settings.sections.model_dump(mode="json"),
             "pairs": self.settings.pairs.model_dump(mode="json"),
             "training": self.settings.training.model_dump(mode="json"),
+            "start": self.start.origin,
             "epochs": len(self.history),
             "version": importlib.metadata.version("quietbeam"),
         }
         write_atomically(self.workspace.output / NETWORK, network_bytes(self.model, provenance))
+        add_to_registry(self.job, self.model, provenance)
 
     def _write_disagreement(self) -> None:
         """Put the disagreement of the passes beside the archive, or take away that of an earlier result."""

@@ -35,6 +35,9 @@ class ScanSettings(BaseModel):
     normalised: Literal["transmission", "attenuation"] | None = Field(
         None, description="the data are already flat-corrected (transmission), or also minus-logged (attenuation)"
     )
+    instrument: str | None = Field(
+        None, description="name of the instrument, before that in the file; chooses among earlier networks only"
+    )
     channel: int | None = Field(None, ge=0, description="which energy channel to read, where there are several")
     entry: str | None = Field(None, description="which entry of an HDF5 file to read, where there are several")
     allowed_link_roots: tuple[Path, ...] = Field(
@@ -145,6 +148,7 @@ class Recording:
     darks: FrameStack | None = None
     angles: Angles | None = None
     name: str | None = None
+    instrument: str | None = None
     pixel_size: float | None = None
     energy: float | None = None
     distance: float | None = None

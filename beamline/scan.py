@@ -47,6 +47,8 @@ class Scan:
         Name of the layout, for example ``DXchange``.
     name : str
         Name of the sample, or else of the file.
+    instrument : str or None
+        Name of the instrument.
     num_projections, num_rows, num_columns : int
         Size of the projections.
     dtype : numpy.dtype
@@ -76,6 +78,7 @@ class Scan:
     path: Path
     layout: str
     name: str
+    instrument: str | None = None
     num_projections: int
     num_rows: int
     num_columns: int
@@ -230,6 +233,7 @@ def _assemble(
         path=path,
         layout=recording.layout,
         name=recording.name or path.stem,
+        instrument=settings.instrument or recording.instrument,
         num_projections=num_projections,
         num_rows=num_rows,
         num_columns=num_columns,

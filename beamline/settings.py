@@ -25,6 +25,7 @@ from quietbeam.reconstruction.rotation_axis import AxisSettings
 from quietbeam.reconstruction.sections import SectionSettings
 from quietbeam.reconstruction.stripes import StripeSettings
 
+from .network_registry import WarmStartSettings
 from .recording import ScanSettings
 
 __all__ = ["ComputeSettings", "ReductionSettings", "SettingsError", "read_settings"]
@@ -61,6 +62,7 @@ class ReductionSettings(BaseModel):
     pairs: PairSettings = PairSettings()
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
+    warm_start: WarmStartSettings = WarmStartSettings()
     inference: InferenceSettings = InferenceSettings()
     codec: CodecSettings = CodecSettings()
     archive: ArchiveSettings = ArchiveSettings()

@@ -30,16 +30,19 @@ class StageKeys:
         Hash of the scan's files.
     settings : ReductionSettings
         All settings; where and with how much is computed does not count.
+    named_start : str or None
+        Hash of the network that is named to begin with, if there is one.
     """
 
     scan: str
     settings: ReductionSettings
+    named_start: str | None = None
 
     @property
     def result(self) -> str:
-        """Key of the finished result."""
-        settings = self.settings.model_dump(mode="json", exclude={"compute", "scan"})
-        return stage_key("result", FORMAT, self.scan, _choices(self.settings.scan), settings)
+        """Key of the finished result, which stays finished when networks are added to the registry."""
+        settings = self.settings.model_dump(mode="json", exclude={"compute", "scan", "warm_start"})
+        return stage_key("result", FORMAT, self.scan, _choices(self.settings.scan), settings, self._start())
 
     @property
     def sinograms(self) -> SinogramSettings:
@@ -60,9 +63,9 @@ class StageKeys:
         """Key of the sections' reconstructions about an axis."""
         return self._key("sections", stage_key(self.axis, column), "sections", "reconstruction", self.sinograms)
 
-    def training(self, column: float) -> str:
-        """Key of the trained network, whatever the number of epochs."""
-        return self._key("training", self.sections(column), "pairs", "network", "training")
+    def training(self, column: float, start: str | None = None) -> str:
+        """Key of the trained network, whatever the number of epochs; `start` is the hash of what it begins with."""
+        return self._key("training", stage_key(self.sections(column), start), "pairs", "network", "training")
 
     def denoised(self, column: float, network: bytes) -> str:
         """Key of the volume denoised by a network, given as bytes."""
@@ -76,6 +79,12 @@ class StageKeys:
         """Key of the chunks encoded for a decoder, given as bytes."""
         return self._key("payloads", stage_key(denoised, _sha256(decoder), max_error), "archive")
 
+    def _start(self) -> list[str | None]:
+        """Tell how the start was chosen; where the registry lies and what it holds does not count."""
+        if self.named_start or not self.settings.warm_start.registry:
+            return [self.named_start]
+        return ["registry", self.settings.scan.instrument]
+
     def _key(self, stage: str, before: str, *parts: str | BaseModel) -> str:
         models = [getattr(self.settings, part) if isinstance(part, str) else part for part in parts]
         return stage_key(stage, before, [model.model_dump(mode="json") for model in models])
@@ -86,8 +95,8 @@ def _sha256(content: bytes) -> str:
 
 
 def _choices(settings: ScanSettings) -> dict[str, Any]:
-    """Leave out where files lie, whose content is hashed, and keep what was chosen of them."""
-    choices = settings.model_dump(mode="json", exclude={"allowed_link_roots"})
+    """Leave out where files lie, whose content is hashed, and the instrument; keep what was chosen of them."""
+    choices = settings.model_dump(mode="json", exclude={"allowed_link_roots", "instrument"})
     for name in ("flats", "darks"):
         choices[name] = str(choices[name] or "").partition(":/")[2]
     if not re.fullmatch(r"[-+.\d]+:[-+.\d]+", choices["angles"] or ""):

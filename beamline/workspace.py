@@ -25,6 +25,7 @@ __all__ = [
     "PREVIEW",
     "REPORT",
     "SCRATCH_FILES",
+    "START",
     "Workspace",
 ]
 
@@ -32,14 +33,16 @@ ARCHIVE, NETWORK, REPORT, MANIFEST = "denoised.h5", "network.safetensors", "repo
 DISAGREEMENT = "disagreement.npy"
 METRICS, PREVIEW = "training.jsonl", "training.png"
 """Written while the network learns, to be looked at meanwhile: no part of the result."""
-RECORDS = ("identity", "screen", "axis", "threads", "plan", "codec-plan")
+START = "start.safetensors"
+"""Copy of the network that training begins with, in the scratch folder."""
+RECORDS = ("identity", "screen", "axis", "start", "threads", "plan", "codec-plan")
 JOURNALS = ("sections", "denoised", "payloads", "times")
 VOLUMES = ("sections", "denoised", "disagreement")
 SCRATCH_FILES = (
     *(f"{name}.json" for name in RECORDS),
     *(f"{name}.jsonl" for name in JOURNALS),
     *(f"{name}.npy" for name in VOLUMES),
-    *("payloads.bin", "training.safetensors", "codec.safetensors", ARCHIVE),
+    *("payloads.bin", START, "training.safetensors", "codec.safetensors", ARCHIVE),
 )
 """All that is ever put into the scratch folder, and so all that is ever removed from it."""
 

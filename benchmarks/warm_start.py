@@ -1,11 +1,11 @@
 """A warm start against random weights: the network of one foam is the start for another, at equal CPU time.
 
-Two scans of `quietbeam simulate` with other seeds are other foams under the same instrument. A network learns the first
-one. Then networks learn the second one, on one thread: from random weights, and from the weights of the first with the
-usual step size and with smaller ones. Each is stopped at the same CPU times; then every eighth slice is denoised and its
-PSNR taken against the truth inside the circle. The final weights are used, where a reduction keeps those of the best
-epoch. After 0 s the start is as the first scan left it, with means and deviations of the second. The row of another
-seed tells which differences are chance.
+Two scans of `quietbeam simulate` with other seeds are other foams under the same instrument. A network learns the
+first. Then networks learn the second, on one thread: from random weights, and from the weights of the first with the
+usual step size and with smaller ones. Each is stopped at the same CPU times; then every eighth slice is denoised and
+its PSNR taken against the truth inside the circle. The final weights are used, where a reduction keeps those of the
+best epoch. After 0 s the start is as the first scan left it, with means and deviations of the second. The row of
+another seed tells which differences are chance.
 
 The peer is the reconstruction as it is, and the best Gaussian blur (3D) of it, at the same slices.
 """

@@ -91,6 +91,14 @@ def test_training(tmp_path):
     assert steps["quietbeam (batch size 1)"] > steps["quietbeam (batch size 4)"]
 
 
+def test_warm_start(tmp_path):
+    values = run("warm_start", tmp_path)
+    before, late = by_method(values, "PSNR after 0 s"), by_method(values, "PSNR after 1 s")
+    assert before["quietbeam (earlier scan, step size 0.001)"] > before["quietbeam (random weights)"] + 3
+    assert late["quietbeam (random weights)"] > before["quietbeam (random weights)"] + 3
+    assert before["gridrec, best Gaussian blur"] > before["gridrec"]
+
+
 @pytest.mark.parametrize("case", ["foam", "dimensions", "dynamic", "xrdct"])
 def test_noise2inverse(case, tmp_path):
     values = run("noise2inverse", tmp_path, "--case", case)

@@ -21,6 +21,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
 
 def test_what_can_be_done_passes(scan: Scan) -> None:
     check_feasible(scan, small_settings())
+    check_feasible(scan, small_settings(pairs__held_out_slices=11))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,12 @@ def test_what_can_be_done_passes(scan: Scan) -> None:
         ({"sections__num_sections": 20}, ReductionError, "20 sections need at least 80 projections, got 48"),
         ({"network__depth": 60, "network__dilations": (60,)}, ReductionError, "smaller than the network's largest"),
         ({"phase__delta_beta": 100}, ScanError, r"energy"),
+        (
+            {"pairs__held_out_slices": 12},
+            ReductionError,
+            r"scan\.h5: pairs\.held_out_slices=12 .* needs at least 17 slices .*, got 16: hold out fewer",
+        ),
+        ({"pairs__context_steps": 1}, ReductionError, r"scan\.h5: pairs\.context_steps must be 0 .*, got 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_computed(
@@ -71,3 +78,22 @@ def test_a_device_that_is_not_here_is_refused(scan: Scan) -> None:
 def test_a_plan_tells_the_sections(scan: Scan) -> None:
     lines = list(describe_plan(Path(scan.path), small_settings()))
     assert "sections    4, of 12 projections" in lines
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["held out    slices 7 to 7", "denoise     once, all sections together"]),
+        ({"pairs__context_slices": 3}, ["held out    the last section as a target"]),
+        ({"pairs__held_out_slices": 2}, ["held out    slices 7 to 8"]),
+        ({"inference__mode": "average"}, ["denoise     4 times, averaged"]),
+        (
+            {"inference__mode": "average", "inference__disagreement": True, "sections__num_sections": 3},
+            ["denoise     3 times, averaged, their disagreement kept"],
+        ),
+    ],
+)
+def test_a_plan_tells_what_is_held_out_and_how_the_network_is_applied(
+    scan: Scan, settings: dict[str, object], expected: list[str]
+) -> None:
+    assert set(expected) <= set(describe_plan(Path(scan.path), small_settings(**settings)))
