@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from quietbeam.noise2inverse.msd_blocks import BLOCK_SIZE
+from quietbeam.noise2inverse.plane_layout import PlaneLayout
+from quietbeam.noise2inverse.tiles import halo_of, tiles
 from quietbeam.reconstruction.errors import SpaceError
 
 from .chunks import bytes_of_chunk, chunk_rows
 from .scan import Scan
 from .settings import ReductionSettings
 
-__all__ = ["Estimate", "check_space", "estimate"]
+__all__ = ["Estimate", "check_space", "estimate", "num_passes"]
 
-BASE_MEMORY = 600 * 2**20
+BASE_MEMORY = 700 * 2**20
 """Bytes of the interpreter with torch and the other libraries."""
 ENCODER_COPIES = 10
 """Memory that coding a chunk takes, in chunks."""
@@ -23,8 +28,17 @@ ARCHIVE_SHARE = 0.25
 VOXELS_PER_SECOND = 4e7
 VALUES_PER_SECOND = 2.0e6
 """Reconstruction (voxels of all sections) and cleaning (values of the sinograms) on one core."""
-FLOPS_PER_SECOND = 1.5e10
-"""The network on one core."""
+OPERATIONS_PER_SECOND = 1.5e11
+PLANE_PIXELS_PER_SECOND = 1.7e8
+"""The network on one core: additions and multiplications, and pixels of planes that are made. Measured as the processor
+time of `MSD` on one thread with vectors of 512 bits, depth 30 and 100, tiles of 320 to 704 pixels and crops of 128:
+1.7e11 and 1.9e8 fit best, to a tenth where there is no other load."""
+TRAINING_PASSES = 3
+"""Time of a training step over that of the forward pass."""
+SUMS_OF_TAPS = 20
+"""Copies of all weights that a training step holds: two, and a sum of derivatives for each part of a plane, at most."""
+COMPARED_SLICES = 8
+"""Most slices that are held against a section the network does not see."""
 
 
 class Estimate(NamedTuple):
@@ -63,31 +77,80 @@ def estimate(scan: Scan, settings: ReductionSettings, *, slice_size: int | None 
     """
     size = slice_size or scan.num_columns
     volume = 4 * scan.num_rows * size**2
-    sections = settings.sections.num_sections
-    output = int(ARCHIVE_SHARE * volume) + 2**21
-    disk = volume * (sections + 1) + 2 * output
+    kept = volume if settings.inference.disagreement else 0
+    archive = int(ARCHIVE_SHARE * volume) + 2**21
+    disk = volume * (settings.sections.num_sections + 1) + 2 * archive + 2 * kept
     rows = chunk_rows(scan, settings, slice_size=size)
     coded = 4 * ENCODER_COPIES * min(settings.archive.chunk_slices, scan.num_rows) * size**2
-    largest = max(bytes_of_chunk(scan, settings, rows, slice_size=size), coded, _network_bytes(settings, size))
-    return Estimate(BASE_MEMORY + largest, disk, output, _seconds(scan, settings, size))
+    stages = bytes_of_chunk(scan, settings, rows, slice_size=size), coded, _network_bytes(settings, scan.num_rows, size)
+    return Estimate(BASE_MEMORY + max(stages), disk, archive + kept, _seconds(scan, settings, size))
 
 
-def _network_bytes(settings: ReductionSettings, size: int) -> int:
-    """Features and nine taps of a tile; of a batch of crops, features, their gradients and the taps twice."""
-    channels = 2 * settings.pairs.context_slices + 1 + settings.network.depth * settings.network.width
-    tile = min(settings.compute.tile_size + 192, size)
-    crop = min(settings.pairs.crop_size, size)
-    training = settings.pairs.batch_size * crop**2 * (2 * channels + 20)
-    return 4 * max(tile**2 * (channels + 12), training)
+def num_passes(settings: ReductionSettings) -> int:
+    """Count how often the network is applied to each slice: once, or to the input of each pair."""
+    sections = settings.sections.num_sections
+    if settings.inference.mode == "full":
+        return 1
+    if settings.pairs.strategy == "symmetric":  # each half; of an odd number both the larger and the smaller
+        return math.comb(sections, sections // 2) * (1 + sections % 2)
+    return sections
+
+
+def _network_bytes(settings: ReductionSettings, num_rows: int, size: int) -> int:
+    """Memory of the largest of three: a training step, the denoising of a chunk, the comparison of whole slices."""
+    chunk, compared = min(settings.compute.chunk_slices, num_rows), min(COMPARED_SLICES, num_rows)
+    answers = 2 * (1 + settings.inference.disagreement) * chunk  # as they are, and as they are masked
+    # The sections of the slices seen; their average as it was, with one more section, and its copies.
+    read = _in_channels(settings) * (settings.sections.num_sections + 3)
+    tile = _bytes_of_tile(settings, size)
+    side = min(settings.compute.tile_size + 2 * halo_of(_dilations(settings)), size)
+    denoising = 4 * (answers * size**2 + read * side**2) + tile
+    comparing = 4 * (2 * 3 * compared + read) * size**2 + tile
+    return max(_bytes_of_training(settings, size), denoising, comparing)
+
+
+def _bytes_of_tile(settings: ReductionSettings, size: int) -> int:
+    """Planes of input, layers and output; the input as read, and normalised in two steps."""
+    side = min(settings.compute.tile_size + 2 * halo_of(_dilations(settings)), size)
+    layout = PlaneLayout.of(1, side, side, settings.network.largest_dilation)
+    return 4 * ((_num_planes(settings) + 1) * layout.plane_size + 3 * _in_channels(settings) * side**2)
+
+
+def _bytes_of_training(settings: ReductionSettings, size: int) -> int:
+    """Planes of a batch of crops, the gradients of one block beside them, the output's, and all weights."""
+    batch, side = settings.pairs.batch_size, min(settings.pairs.crop_size, size)
+    depth, width, inputs = settings.network.depth, settings.network.width, _in_channels(settings)
+    layout = PlaneLayout.of(batch, side, side, settings.network.largest_dilation)
+    planes = _num_planes(settings) + max(inputs, min(depth, BLOCK_SIZE) * width) + 2
+    taps = 9 * depth * width * _num_planes(settings)
+    return 4 * (planes * layout.plane_size + 4 * inputs * batch * side**2 + SUMS_OF_TAPS * taps)
+
+
+def _in_channels(settings: ReductionSettings) -> int:
+    return (2 * settings.pairs.context_slices + 1) * (2 * settings.pairs.context_steps + 1)
+
+
+def _num_planes(settings: ReductionSettings) -> int:
+    return _in_channels(settings) + settings.network.depth * settings.network.width
+
+
+def _dilations(settings: ReductionSettings) -> list[int]:
+    return list(islice(cycle(settings.network.dilations), settings.network.depth))
 
 
 def _seconds(scan: Scan, settings: ReductionSettings, size: int) -> float:
-    voxels = scan.num_rows * size**2
     values = scan.num_rows * scan.num_columns * scan.num_projections
-    reconstruction = voxels * settings.sections.num_sections / VOXELS_PER_SECOND
-    denoising = voxels * _flops_per_voxel(settings) / FLOPS_PER_SECOND
+    reconstruction = scan.num_rows * size**2 * settings.sections.num_sections / VOXELS_PER_SECOND
+    denoising = num_passes(settings) * scan.num_rows * _pixels_seen(settings, size) * _seconds_per_pixel(settings)
     codec = settings.codec.minutes if settings.archive.codec and not settings.codec.epochs else 0
     return values / VALUES_PER_SECOND + reconstruction + _training_seconds(settings, size) + denoising + 60 * codec
+
+
+def _pixels_seen(settings: ReductionSettings, size: int) -> int:
+    """Pixels of all tiles of a slice, their halos included."""
+    sides = [tile[0][1] for tile in tiles(1, size, settings.compute.tile_size, halo_of(_dilations(settings)))]
+    pixels: int = sum(side.stop - side.start for side in sides)
+    return pixels * pixels
 
 
 def _training_seconds(settings: ReductionSettings, size: int) -> float:
@@ -95,14 +158,15 @@ def _training_seconds(settings: ReductionSettings, size: int) -> float:
     if training.epochs is None:
         return 60 * training.minutes
     pixels = pairs.batch_size * min(pairs.crop_size, size) ** 2
-    steps = training.epochs * (training.steps_per_epoch + training.held_out_batches / 3)
-    return 3 * steps * pixels * _flops_per_voxel(settings) / FLOPS_PER_SECOND  # backward takes twice what forward takes
+    steps = training.epochs * (TRAINING_PASSES * training.steps_per_epoch + training.held_out_batches)
+    return steps * pixels * _seconds_per_pixel(settings)
 
 
-def _flops_per_voxel(settings: ReductionSettings) -> float:
-    depth, width = settings.network.depth, settings.network.width
-    inputs = 2 * settings.pairs.context_slices + 1
-    return 18 * width * sum(inputs + width * layer for layer in range(depth))
+def _seconds_per_pixel(settings: ReductionSettings) -> float:
+    """Time of one pass of the network."""
+    depth, width, inputs = settings.network.depth, settings.network.width, _in_channels(settings)
+    operations = 18 * width * sum(inputs + width * layer for layer in range(depth))
+    return operations / OPERATIONS_PER_SECOND + _num_planes(settings) / PLANE_PIXELS_PER_SECOND
 
 
 def check_space(scan: Scan, settings: ReductionSettings, output: Path, *, slice_size: int | None = None) -> None:

@@ -9,6 +9,7 @@ from quietbeam.compress.header import ArchiveHeader
 from quietbeam.noise2inverse.pairs import held_out_group
 from quietbeam.reconstruction.acquisition import Acquisition
 from quietbeam.reconstruction.errors import ReductionError, ScanError
+from quietbeam.reconstruction.pairing import pair_sections
 from quietbeam.reconstruction.reconstructors import available_reconstructors
 from quietbeam.reconstruction.tomopy_backend import tomopy_is_installed
 
@@ -70,8 +71,9 @@ def _check_pairs(scan: Scan, settings: ReductionSettings) -> None:
     """Refuse what cannot be paired, with the message of the setting."""
     try:
         held_out_group(scan.num_rows, settings.pairs)
+        pair_sections([range(settings.sections.num_sections)], settings.pairs.strategy)
     except ValueError as error:
-        raise ReductionError(f"{scan.path}: pairs.{error}") from error
+        raise ReductionError(f"{scan.path}: {error}") from error
     if settings.pairs.context_steps:
         raise ReductionError(
             f"{scan.path}: pairs.context_steps must be 0 where there is one time step, got "

@@ -62,7 +62,7 @@ class SliceGeometry:
         split = Decision(
             "split",
             f"{len(self.sections)} sections of {counts} projections",
-            "interleaved by direction; the last is held out",
+            "interleaved by direction",
         )
         if not self.acquisition.half_acquisition:
             return (split,)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from quietbeam.compress.archive import is_archive, open_archive
+from quietbeam.noise2inverse.pairs import held_out_group
 from quietbeam.reconstruction.acquisition import Acquisition
 from quietbeam.reconstruction.angles import covers_full_turn
 
-from .estimate import estimate
+from .estimate import estimate, num_passes
 from .feasibility import check_feasible
 from .geometry import split
 from .scan import Scan, open_scan
@@ -106,13 +107,23 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
     yield f"sections    {len(sections)}, of {counts} projections"
     wider = ", wider if it is a half-acquisition" if covers_full_turn(scan.theta) else ""
     yield f"reconstruct {settings.reconstruction.method}, {scan.num_rows} slices of {scan.num_columns}^2 voxels{wider}"
-    depth, context = settings.network.depth, settings.pairs.context_slices
-    length = (
-        f"{settings.training.epochs} epochs" if settings.training.epochs else f"{settings.training.minutes:g} minutes"
-    )
-    yield f"train       MS-D network, depth {depth}, {2 * context + 1} slices seen, {length}"
-    yield f"archive     codec {settings.archive.codec}, chunks of {settings.archive.chunk_slices} slices"
+    yield from _describe_network(scan, settings)
+    yield f"archive     codec {settings.archive.codec or 'none'}, chunks of {settings.archive.chunk_slices} slices"
     needed, gib = estimate(scan, settings), 2**30
     yield f"memory      about {needed.memory / gib:.2f} GiB"
     yield f"disk        about {needed.disk / gib:.2f} GiB while it runs, {needed.output / gib:.3f} GiB at the end"
     yield f"time        about {needed.seconds / 60:.1f} minutes on one core"
+
+
+def _describe_network(scan: Scan, settings: ReductionSettings) -> Iterator[str]:
+    training, context = settings.training, settings.pairs.context_slices
+    length = f"{training.epochs} epochs" if training.epochs else f"{training.minutes:g} minutes"
+    group = held_out_group(scan.num_rows, settings.pairs)
+    held_out = f"slices {group.start} to {group.stop - 1}" if group else "the last pair of sections"
+    yield f"train       MS-D network, depth {settings.network.depth}, {2 * context + 1} slices seen, {length}"
+    yield f"held out    {held_out}"
+    if (passes := num_passes(settings)) > 1:
+        kept = ", their disagreement kept" if settings.inference.disagreement else ""
+        yield f"denoise     {passes} times, averaged{kept}"
+    else:
+        yield "denoise     once, all sections together"

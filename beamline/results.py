@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from quietbeam.noise2inverse.pairs import held_out_group
 from quietbeam.reconstruction.resolution import FRC, fourier_ring_correlation
 
 from .atomic import file_sha256
@@ -65,11 +66,13 @@ def numbers(reduction: Reduction) -> dict[str, float]:
 
 
 def held_out_resolution(reduction: Reduction) -> tuple[FRC, FRC]:
-    """Correlate the held-out section with the average of the others, before and after denoising that.
+    """Correlate the target of the last pair with its input, before and after denoising that.
 
-    The network never had the held-out section as a target, so the noise of its projections cannot show up in both
-    images. What the sections share can: the sample, and what flats, rings and too few angles leave in all of them. Both
-    curves are limited by the noise of the held-out section; their difference is what denoising does.
+    With strategy X:1 the target is the last section and the input the average of the others. This is done on slices
+    held out of training, or where there are too few to hold any out, on a pair that was never trained on. The network
+    sees nothing of the target here, so the noise of its projections cannot show up in both images. What the sections
+    share can: the sample, and what flats, rings and too few angles leave in all of them. Both curves are limited by the
+    noise of the target; their difference is what denoising does.
 
     Parameters
     ----------
@@ -79,7 +82,7 @@ def held_out_resolution(reduction: Reduction) -> tuple[FRC, FRC]:
     Returns
     -------
     before, after : FRC
-        Over the slices in the middle of the volume.
+        Over the slices in the middle of those held out, or of the volume.
     """
     noisy, denoised, held_out = reduction.held_out
     return fourier_ring_correlation(noisy, held_out), fourier_ring_correlation(denoised, held_out)
@@ -110,7 +113,7 @@ def make_report(reduction: Reduction) -> Report:
         pixel_size=reduction.job.scan.pixel_size,
         figures=_figures(numbers(reduction), reduction, before, after),
         losses=_losses(reduction),
-        resolution=_resolution(before, after),
+        resolution=_resolution(before, after, _what_is_compared(reduction)),
         settings=reduction.settings.model_dump(mode="json"),
         decisions=reduction.job.decisions,
         caveats=reduction.job.caveats,
@@ -149,7 +152,14 @@ def _loss_curve(name: str, history: list[dict[str, float]]) -> LossCurve:
     return LossCurve(name, range(1, len(history) + 1), train, held_out, f"The weights of epoch {best} were kept.")
 
 
-def _resolution(before: FRC, after: FRC) -> ResolutionCurve:
+def _what_is_compared(reduction: Reduction) -> str:
+    which = "its input before and after denoising, against its target, of which the network sees nothing."
+    if held_out_group(reduction.slices.shape[0], reduction.settings.pairs):
+        return f"The last pair of sections, on slices held out of training: {which}"
+    return f"The last pair of sections, which was never trained on: {which}"
+
+
+def _resolution(before: FRC, after: FRC, what_is_compared: str) -> ResolutionCurve:
     return ResolutionCurve(
         before.frequency,
         before.correlation,
@@ -157,8 +167,7 @@ def _resolution(before: FRC, after: FRC) -> ResolutionCurve:
         np.full_like(before.frequency, THRESHOLD),
         _period(before),
         _period(after),
-        "The section held out of training against the average of the others, before and after denoising that. "
-        "What all sections share, rings and traces of the flats too, correlates as the sample does.",
+        f"{what_is_compared} What all sections share, rings and traces of the flats too, correlates as the sample.",
     )
 
 
@@ -181,8 +190,12 @@ def _figures(values: dict[str, float], reduction: Reduction, before: FRC, after:
             "PSNR of the archive", f"{values['psnr']:.1f}", "dB", "against the denoised volume and its range"
         ),
         HeadlineFigure("Noise", f"{values['noise']:.4g}", reduction.unit, "of the reconstruction from all projections"),
-        HeadlineFigure("Held-out loss", f"{held_out:.4g}", "", "squared error over the variance of the slices"),
-        HeadlineFigure("Ring correlation", f"× {gain:.2f}", "", "mean, with the held-out section, by denoising"),
+        HeadlineFigure(
+            "Held-out loss", f"{held_out:.4g}", "", "on what is never trained on: squared error over variance"
+        ),
+        HeadlineFigure(
+            "Ring correlation", f"× {gain:.2f}", "", "mean, with a section the network does not see, by denoising"
+        ),
     ]
 
 

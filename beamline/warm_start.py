@@ -22,8 +22,6 @@ from .workspace import START
 
 __all__ = ["Start", "add_to_registry", "check_start", "choose_start", "registry_of"]
 
-PAIRING = "X:1"
-"""Of sections, as `quietbeam.noise2inverse.pairs.Pairs` takes them for a scan."""
 NO_HELP = "denoising-does-not-help"
 """Caveat under which a network is no start for others."""
 
@@ -92,7 +90,7 @@ def registry_of(scan: Scan, settings: ReductionSettings) -> NetworkRegistry | No
         "channels": [size.in_channels, size.out_channels],
         "network": settings.network.model_dump(mode="json"),
         "context": {"slices": pairs.context_slices, "steps": pairs.context_steps},
-        "sections": settings.sections.model_dump(mode="json") | {"pairing": PAIRING},
+        "sections": settings.sections.model_dump(mode="json") | {"pairing": settings.pairs.strategy},
         "filter": settings.reconstruction.filter,
         "delta_beta": settings.phase.delta_beta,
         "pixel_size": None if scan.pixel_size is None else f"{scan.pixel_size:.3g} m",

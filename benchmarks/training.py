@@ -188,7 +188,8 @@ class Run:
     def _trainer(self, choice: Choice, num_epochs: int, *, held_out_batches: int = 1) -> NoiseTrainer:
         crop = round(self.task.crop_size * choice.pairs.get("crop_size", 1))
         pairs = Pairs(self.task.sections, self.task.shares, PairSettings(**choice.pairs | {"crop_size": crop}))
-        settings = TrainingSettings(steps_per_epoch=STEPS, held_out_batches=held_out_batches, **choice.training)
+        training = {"averaging": None} | choice.training
+        settings = TrainingSettings(steps_per_epoch=STEPS, held_out_batches=held_out_batches, **training)
         return NoiseTrainer(pairs, settings, self.task.network, num_epochs=num_epochs)
 
     def _seconds_per_epoch(self, seconds: float) -> float:

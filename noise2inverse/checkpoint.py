@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,6 +22,27 @@ FORMAT = "quietbeam-msd-2"
 """Name of the file format, for ever."""
 _FORMAT_1 = "quietbeam-msd-1"
 """Dilations from 1 to a number, and one mean and standard deviation for all channels."""
+
+
+class _Header(BaseModel):
+    """What the file says beside the numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str
+    channels: tuple[PositiveInt, PositiveInt]
+    settings: NetworkSettings
+    provenance: dict[str, Any]
+
+
+class _FirstSettings(BaseModel):
+    """Size of a network of the first format."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: PositiveInt
+    width: PositiveInt
+    num_dilations: int = Field(ge=1, le=255)
 
 
 def network_bytes(model: MSD, provenance: dict[str, Any]) -> bytes:
@@ -48,7 +71,7 @@ def network_bytes(model: MSD, provenance: dict[str, Any]) -> bytes:
 
 
 def load_network(path: Path) -> tuple[MSD, dict[str, Any]]:
-    """Read a network back.
+    """Read a network back. No random number is drawn.
 
     Parameters
     ----------
@@ -65,28 +88,67 @@ def load_network(path: Path) -> tuple[MSD, dict[str, Any]]:
     Raises
     ------
     ReductionError
-        If the file is not such a network.
+        If the file is not such a network, or not a whole one.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("quietbeam", "{}"))
+            content = json.loads((file.metadata() or {}).get("quietbeam", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ReductionError(f"{path}: not a network file ({error})") from error
-    if header.get("format") == _FORMAT_1:
-        _bring_up_to_date(header, tensors)
-    if header.get("format") != FORMAT:
-        raise ReductionError(f"{path}: expected a network of format {FORMAT}, got {header.get('format')!r}")
-    in_channels, out_channels = header["channels"]
-    model = MSD(in_channels, out_channels, NetworkSettings(**header["settings"]))
+    name = content.get("format") if isinstance(content, dict) else content
+    if name not in (FORMAT, _FORMAT_1):
+        raise ReductionError(f"{path}: expected a network of format {FORMAT}, got {name!r}")
+    try:
+        if name == _FORMAT_1:
+            content, tensors = _brought_up_to_date(content, tensors)
+        header = _Header.model_validate(content)
+        return _network(header, tensors), header.provenance
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ReductionError(f"{path}: damaged network file: {place} in its header: {problem['msg']}") from error
+    except ValueError as error:
+        raise ReductionError(f"{path}: damaged network file: {error}") from error
+
+
+def _network(header: _Header, tensors: dict[str, Tensor]) -> MSD:
+    """Make a network of tensors, all of which must fit."""
+    told, held = _numbers_of(header), sum(tensor.numel() for tensor in tensors.values())
+    if told > held:
+        raise ValueError(f"its header tells of a network of {told} numbers, it holds {held}")
+    model = MSD(*header.channels, header.settings, generator=torch.Generator())
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if wrong := sorted(expected.keys() ^ tensors.keys()):
+        raise ValueError(f"tensor {wrong[0]} is {'missing' if wrong[0] in expected else 'not known'}")
+    for name, shape in expected.items():
+        got = tensors[name]
+        if tuple(got.shape) != shape or not got.is_floating_point():
+            raise ValueError(f"tensor {name} must be real and of shape {shape}, got {got.dtype} of {tuple(got.shape)}")
     model.load_state_dict(tensors)
-    return model, header["provenance"]
+    return model
 
 
-def _bring_up_to_date(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    settings = header["settings"]
-    settings["dilations"] = list(range(1, settings.pop("num_dilations") + 1))
-    mean, std = tensors.pop("mean"), tensors.pop("std")
-    for side, channels in zip(("input", "output"), header["channels"], strict=True):
-        tensors |= {f"{side}_mean": mean.repeat(channels), f"{side}_std": std.repeat(channels)}
-    header["format"] = FORMAT
+def _numbers_of(header: _Header) -> int:
+    """Count weights, biases, means and deviations, before memory is taken for them."""
+    (inputs, outputs), depth, width = header.channels, header.settings.depth, header.settings.width
+    weights = 9 * width * (depth * inputs + width * (depth * (depth - 1) // 2))
+    return weights + depth * width + outputs * (inputs + depth * width + 1) + 2 * (inputs + outputs)
+
+
+def _brought_up_to_date(
+    content: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Give header and tensors of the first format as those of the present one."""
+    first = _FirstSettings.model_validate(content.get("settings"))
+    dilations = list(range(1, first.num_dilations + 1))
+    settings = {"depth": first.depth, "width": first.width, "dilations": dilations}
+    header = _Header.model_validate(content | {"format": FORMAT, "settings": settings})
+    tensors = dict(tensors)
+    for name in ("mean", "std"):
+        value = tensors.pop(name, torch.empty(0))
+        if value.numel() != 1:
+            raise ValueError(f"tensor {name} must be one number")
+        for side, channels in zip(("input", "output"), header.channels, strict=True):
+            tensors[f"{side}_{name}"] = value.reshape(1).expand(channels)
+    return header.model_dump(), tensors

@@ -128,7 +128,14 @@ class MSD(nn.Module):
         -------
         Tensor, shape (batch, out_channels, y, x)
             Images of the unit of the output.
+
+        Raises
+        ------
+        ValueError
+            If the images have another number of channels, or are too small.
         """
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(f"images must have the shape (batch, {self.in_channels}, y, x), got {tuple(images.shape)}")
         smallest = self.settings.largest_dilation + (self.settings.padding == "reflect")
         if min(images.shape[-2:]) < smallest:
             raise ValueError(f"images must be at least {smallest} pixels wide and high, got {min(images.shape[-2:])}")

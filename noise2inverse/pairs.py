@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from quietbeam.reconstruction.pairing import SectionPair, pair_sections
+from quietbeam.reconstruction.pairing import SectionPair, Strategy, pair_sections
 
 from .network_inputs import NetworkInputs, Sections, context_indices
 
@@ -40,6 +40,9 @@ class PairSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    strategy: Strategy = Field(
+        "X:1", description="All sections but one predict that one (X:1), one the others (1:X), or halves one another."
+    )
     context_slices: int = Field(2, ge=0, description="Slices above and as many below that the network sees too (2.5D).")
     context_steps: int = Field(0, ge=0, description="Time steps before and as many after that the network sees too.")
     crop_size: int = Field(128, ge=16, description="Side of the random crops, pixels; smaller slices are taken whole.")
@@ -137,7 +140,7 @@ class Pairs:
     settings : PairSettings, optional
         Context, crop and batch size, what is held out.
     pairs : sequence of SectionPair, optional
-        Numbers of the input and target sections; None: the average of all sections but one predicts that one (X:1).
+        Numbers of the input and target sections; None: all sections, paired by the strategy of the settings.
     sections_per_step : int
         Sections of each time step, see `NetworkInputs`; of use with context in time only.
 
@@ -177,7 +180,8 @@ class Pairs:
             sections_per_step=sections_per_step,
         )
         num_slices, num_sections = self.inputs.shape[:2]
-        self.pairs = pair_sections([range(num_sections)]) if pairs is None else list(pairs)
+        every = [range(num_sections)]
+        self.pairs = pair_sections(every, self.settings.strategy) if pairs is None else list(pairs)
         for number, pair in enumerate(self.pairs):
             _check_pair(number, pair, self.inputs)
         self.held_out_slices = held_out_group(num_slices, self.settings)

@@ -35,7 +35,7 @@ class TrainingSettings(BaseModel):
     )
     warmup_steps: int = Field(0, ge=0, description="Steps over which the step size rises from 0 at the start.")
     averaging: float | None = Field(
-        None, ge=0, lt=1, description="Share of the old in the moving average of the weights, which is then the result."
+        0.99, ge=0, lt=1, description="Share of the old in the moving average of the weights, which is then the result."
     )
     clip: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Largest norm of the gradient; a larger one is scaled down to it."

@@ -38,7 +38,12 @@ def test_what_can_be_done_passes(scan: Scan) -> None:
         (
             {"pairs__held_out_slices": 12},
             ReductionError,
-            r"scan\.h5: pairs\.held_out_slices=12 .* needs at least 17 slices .*, got 16: hold out fewer",
+            r"scan\.h5: held_out_slices=12 .* needs at least 17 slices .*, got 16: hold out fewer",
+        ),
+        (
+            {"pairs__strategy": "symmetric", "sections__num_sections": 13, "pairs__context_slices": 0},
+            ReductionError,
+            r"scan\.h5: 13 sections have too many halves",
         ),
         ({"pairs__context_steps": 1}, ReductionError, r"scan\.h5: pairs\.context_steps must be 0 .*, got 1"),
     ],
@@ -84,7 +89,7 @@ def test_a_plan_tells_the_sections(scan: Scan) -> None:
     ("settings", "expected"),
     [
         ({}, ["held out    slices 7 to 7", "denoise     once, all sections together"]),
-        ({"pairs__context_slices": 3}, ["held out    the last section as a target"]),
+        ({"pairs__context_slices": 3}, ["held out    the last pair of sections"]),
         ({"pairs__held_out_slices": 2}, ["held out    slices 7 to 8"]),
         ({"inference__mode": "average"}, ["denoise     4 times, averaged"]),
         (

@@ -2,7 +2,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
 
 from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings
@@ -44,6 +46,113 @@ def test_the_first_format_is_still_read(network, tmp_path):
         values.fill_(value)
     images = torch.rand(1, 3, 12, 12)
     assert torch.equal(back(images), net(images))
+
+
+def test_no_random_numbers_are_drawn(network, tmp_path):
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(network_bytes(network, {}))
+    before = torch.get_rng_state()
+    load_network(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_that_came_back_learns(network, tmp_path):
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(network_bytes(network, {}))
+    back, _ = load_network(path)
+    back(torch.ones(1, 3, 12, 12)).sum().backward()
+    assert all(parameter.grad is not None for parameter in back.parameters())
+    assert {value.device.type for value in back.state_dict().values()} == {"cpu"}
+
+
+HEADER = {
+    "format": "quietbeam-msd-2",
+    "channels": [3, 2],
+    "settings": {"depth": 5, "width": 1, "dilations": [1, 4], "padding": "reflect"},
+    "provenance": {},
+}
+FIRST = {"format": "quietbeam-msd-1", "settings": {"depth": 5, "width": 1, "num_dilations": 2}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": None}, "channels in its header"),
+        ({"channels": [3]}, "channels.1 in its header: Field required"),
+        ({"channels": [3, 0]}, "channels.1 in its header"),
+        ({"channels": [10**30, 2]}, "a network of [0-9]{30,} numbers, it holds 258"),
+        ({"channels": [4, 2]}, "a network of 307 numbers, it holds 258"),
+        ({"channels": [2, 2]}, r"tensor final_weight must be real and of shape \(2, 7\)"),
+        ({"settings": {"depth": 10**9}}, "a network of [0-9]{18,} numbers, it holds 258"),
+        ({"settings": {"depth": 4}}, "tensor weights.4 is not known"),
+        ({"settings": {"depth": 6}}, "a network of 333 numbers, it holds 258"),
+        ({"settings": {"depth": "deep"}}, "settings.depth in its header"),
+        ({"settings": {"dilations": []}}, "settings.dilations in its header"),
+        ({"settings": []}, "settings in its header"),
+        ({"provenance": 1}, "provenance in its header"),
+        ({"more": 1}, "more in its header: Extra"),
+        (FIRST, "tensor mean must be one number"),
+        (FIRST | {"settings": {"depth": 5, "width": 1}}, "num_dilations in its header: Field required"),
+        (FIRST | {"channels": 7}, "channels in its header"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(network, tmp_path, change, message):
+    path = tmp_path / "network.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    path.write_bytes(save(tensors, metadata={"quietbeam": json.dumps(_joined(HEADER, change))}))
+    with pytest.raises(ReductionError, match=rf"network\.safetensors: damaged network file: .*{message}"):
+        load_network(path)
+
+
+def _joined(header, change):
+    inner = change.get("settings")
+    if isinstance(inner, dict) and "num_dilations" not in inner and "format" not in change:
+        change = change | {"settings": header["settings"] | inner}
+    return header | change
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("weights.3", None, "its header tells of a network of"),
+        ("bias", torch.zeros(0), r"its header tells of a network of"),
+        ("more", torch.zeros(1), "tensor more is not known"),
+        ("bias", torch.zeros(6), r"tensor bias must be real and of shape \(5,\), got torch.float32 of \(6,\)"),
+        ("bias", torch.zeros(5, dtype=torch.int32), "tensor bias must be real .*got torch.int32"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(network, tmp_path, name, tensor, message):
+    path = tmp_path / "network.safetensors"
+    tensors = load(network_bytes(network, {}))
+    tensors.pop(name, None)
+    path.write_bytes(save(tensors | ({} if tensor is None else {name: tensor}), {"quietbeam": json.dumps(HEADER)}))
+    with pytest.raises(ReductionError, match=rf"network\.safetensors: damaged network file: {message}"):
+        load_network(path)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_file_is_a_network_of_the_same_size_or_refused(network, tmp_path, data):
+    """A flipped bit among the weights cannot be told; one elsewhere may only be a refusal."""
+    content = bytearray(network_bytes(network, {"scan": "abc"}))
+    length = 8 + int.from_bytes(content[:8], "little")
+    if data.draw(st.booleans(), "truncated"):
+        del content[data.draw(st.integers(0, len(content) - 1), "length") :]
+    else:
+        for _ in range(data.draw(st.integers(1, 3), "flips")):
+            place = data.draw(st.integers(0, length - 1) | st.integers(0, len(content) - 1), "place")
+            content[place] ^= data.draw(st.integers(1, 255), "bits")
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(content)
+    try:
+        back, _ = load_network(path)
+    except ReductionError as error:
+        assert str(path) in str(error)
+    else:
+        assert len(content) > length
+        assert sum(value.numel() for value in back.state_dict().values()) == sum(
+            value.numel() for value in network.state_dict().values()
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"PK\x03\x04 something", save({"a": torch.zeros(1)})])

@@ -235,3 +235,10 @@ def test_one_pair_needs_slices_to_hold_out():
     with pytest.raises(ValueError, match="1 pairs of 5 slices leave nothing to train on"):
         Pairs(numbered(5, 2), equal_shares(2), pairs=one)
     assert Pairs(numbered(20, 2), equal_shares(2), pairs=one).held_out_pair is None
+
+
+@pytest.mark.parametrize(("strategy", "count"), [("X:1", 4), ("1:X", 4), ("symmetric", 6)])
+def test_sections_are_paired_by_the_strategy_of_the_settings(strategy, count):
+    pairs = Pairs(np.zeros((1, 4, 16, 16), np.float32), np.full(4, 0.25), PairSettings(strategy=strategy))
+    assert pairs.pairs == pair_sections([range(4)], strategy)
+    assert len(pairs.pairs) == count

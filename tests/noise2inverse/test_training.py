@@ -124,7 +124,7 @@ def test_the_average_counts_the_steps_of_all_epochs():
 
 def test_the_averaged_network_is_the_one_that_is_measured(blobs):
     _, sections = blobs
-    averaged, plain = trainer(sections, averaging=0.9), trainer(sections)
+    averaged, plain = trainer(sections, averaging=0.9), trainer(sections, averaging=None)
     metrics, other = averaged.train_epoch(0), plain.train_epoch(0)
     assert metrics.loss == other.loss  # the average does not act on training
     assert metrics.held_out != other.held_out
@@ -212,9 +212,11 @@ def test_a_file_that_is_no_network_is_refused(tmp_path, content):
         load_network(path)
 
 
-def test_channels_must_fit():
-    with pytest.raises(RuntimeError):
-        denoise_slice(MSD(5, 1, NetworkSettings(depth=2)), np.zeros((3, 16, 16), np.float32))
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_channels_must_fit(num_channels):
+    """One channel too, which would be taken for all five."""
+    with pytest.raises(ValueError, match=rf"shape \(batch, 5, y, x\), got \(2, {num_channels}, 16, 16\)"):
+        MSD(5, 1, NetworkSettings(depth=2))(torch.zeros(2, num_channels, 16, 16))
 
 
 @pytest.mark.gpu
