@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quietbeam.reconstruction.caveats import Caveat
 
-__all__ = ["HeldOut", "caveats_of_denoising", "contrast"]
+__all__ = ["HeldOut", "caveats_of_denoising", "contrast", "name_held_out"]
 
 CONTRAST_TOLERANCE = 0.1
 """How far from 1 the contrast may be before the user is told."""
@@ -21,11 +21,11 @@ class HeldOut(NamedTuple):
     Attributes
     ----------
     noisy : float32, shape (slice, y, x)
-        Average of all sections but the held-out one.
+        Average of the input sections of the last pair.
     denoised : float32, shape (slice, y, x)
         The network's answer to it.
     target : float32, shape (slice, y, x)
-        The held-out section, whose noise neither of the others has.
+        The target of the last pair, whose noise neither of the others has.
     """
 
     noisy: NDArray[np.float32]
@@ -33,10 +33,28 @@ class HeldOut(NamedTuple):
     target: NDArray[np.float32]
 
 
-def contrast(held_out: HeldOut) -> float:
-    """Measure the contrast of the denoised slices: 1 / slope of the held-out section against them.
+def name_held_out(group: range) -> str:
+    """Say in words what is not trained on.
 
-    The noise of the held-out section is independent, so the slope of its regression on the denoised slices is that of
+    Parameters
+    ----------
+    group : range
+        Slices; none stand for the last pair of sections.
+
+    Returns
+    -------
+    str
+        As "slices 3 to 5".
+    """
+    if not group:
+        return "the last pair of sections"
+    return f"slice {group[0]}" if len(group) == 1 else f"slices {group[0]} to {group[-1]}"
+
+
+def contrast(held_out: HeldOut) -> float:
+    """Measure the contrast of the denoised slices: 1 / slope of the section not seen against them.
+
+    The noise of that section is independent, so the slope of its regression on the denoised slices is that of
     the sample's true values. It is 1 for the best denoiser, which gives expected values; above 1, contrast was lost.
 
     Parameters
@@ -74,10 +92,10 @@ def caveats_of_denoising(held_out: HeldOut) -> list[Caveat]:
     )
     found = []
     if after >= before:
-        text = f"squared distance to the held-out section {after:.3g} after denoising, {before:.3g} before"
+        text = f"squared distance to a section not seen {after:.3g} after denoising, {before:.3g} before"
         found.append(Caveat("denoising-does-not-help", f"{text}: train longer (training.minutes)"))
     value = contrast(held_out)
     if abs(value - 1) > CONTRAST_TOLERANCE:
-        text = f"the denoised slices have {value:.2f} times the contrast of the held-out section"
+        text = f"the denoised slices have {value:.2f} times the contrast of a section not seen"
         found.append(Caveat("contrast-changed", f"{text}: train longer (training.minutes), and do not measure values"))
     return found

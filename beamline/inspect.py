@@ -15,6 +15,7 @@ from quietbeam.reconstruction.angles import covers_full_turn
 from .estimate import estimate, num_passes
 from .feasibility import check_feasible
 from .geometry import split
+from .held_out import name_held_out
 from .scan import Scan, open_scan
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings, phase_caveats
@@ -118,8 +119,7 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
 def _describe_network(scan: Scan, settings: ReductionSettings) -> Iterator[str]:
     training, context = settings.training, settings.pairs.context_slices
     length = f"{training.epochs} epochs" if training.epochs else f"{training.minutes:g} minutes"
-    group = held_out_group(scan.num_rows, settings.pairs)
-    held_out = f"slices {group.start} to {group.stop - 1}" if group else "the last pair of sections"
+    held_out = name_held_out(held_out_group(scan.num_rows, settings.pairs))
     yield f"train       MS-D network, depth {settings.network.depth}, {2 * context + 1} slices seen, {length}"
     yield f"held out    {held_out}"
     if (passes := num_passes(settings)) > 1:

@@ -47,7 +47,7 @@ from .atomic import atomic_path, sync, write_atomically
 from .calibrate import epochs_for
 from .epochs import train
 from .feasibility import check_feasible, choose_device
-from .held_out import HeldOut, caveats_of_denoising
+from .held_out import HeldOut, caveats_of_denoising, name_held_out
 from .job import Job
 from .journal import stage_key
 from .network_training import NetworkTraining, send_task
@@ -113,12 +113,9 @@ class Reduction:
             self.job.doubt(independence_caveats(pairs.sections, pairs.pairs))
         except ValueError as error:
             raise ReductionError(f"{self.job.scan.path}: {error}") from error
-        group = pairs.held_out_slices
-        if group:
-            self.job.decide("held out", f"slices {group.start} to {group.stop - 1}", "never trained on")
-        else:
-            why = f"never a target; {self.slices.shape[0]} slices are too few to hold some out"
-            self.job.decide("held out", f"section {pairs.pairs[-1].targets[0]}", why)
+        group, num_slices = pairs.held_out_slices, self.slices.shape[0]
+        why = "never trained on" if group else f"{num_slices} slices are too few to hold some out"
+        self.job.decide("held out", name_held_out(group), why)
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
         self.start, pairs = choose_start(self.job), self._pairs()

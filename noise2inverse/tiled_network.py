@@ -147,6 +147,8 @@ class TiledNetwork:
     def _answer(self, images: NDArray[np.float32]) -> Tensor:
         """Apply the network to images: float32, from shape (in_channels, y, x) to (out_channels, y, x)."""
         (input_mean, input_std), (output_mean, output_std) = self._scales
+        if len(images) != len(input_mean):
+            raise ValueError(f"expected images of {len(input_mean)} channels, got {len(images)}")
         normalised = (torch.from_numpy(images).to(self._device) - input_mean) / input_std
         answer: Tensor = self._model(normalised[None].to(self._dtype))[0]
         return answer.float() * output_std + output_mean

@@ -43,7 +43,7 @@ class TrainingSettings(BaseModel):
     patience: int | None = Field(
         None, ge=1, description="Epochs without a better held-out loss after which training stops early."
     )
-    held_out_batches: int = Field(8, ge=1, description="Fixed batches of the held-out pair that measure progress.")
+    held_out_batches: int = Field(8, ge=1, description="Fixed batches of what is held out, that measure progress.")
     seed: int = Field(0, ge=0, description="Seed of weights and crops.")
 
 
@@ -55,7 +55,7 @@ class EpochMetrics(NamedTuple):
     loss : float
         Mean square error over the variance of the data, mean over the epoch's steps.
     held_out : float
-        The same of the held-out pair, after the epoch.
+        The same of what is held out, after the epoch.
     learning_rate : float
         Step size of the epoch's last step.
     """
@@ -137,7 +137,7 @@ class NoiseTrainer:
         return learning_rate(step, peak, schedule, warmup_steps=self.settings.warmup_steps, num_steps=self.num_steps)
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, float], None] | None = None) -> EpochMetrics:
-        """Train one epoch and measure the loss on the held-out pair.
+        """Train one epoch and measure the loss on what is held out.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class NoiseTrainer:
 
     @torch.inference_mode()
     def held_out_loss(self) -> float:
-        """Mean square error on fixed crops of the held-out pair, over the variance of the data."""
+        """Mean square error on fixed crops of what is held out, over the variance of the data."""
         rng = np.random.default_rng([self.settings.seed, 2])
         crops = [crop for _ in range(self.settings.held_out_batches) for crop in self.pairs.draw_held_out(rng)]
         mine, size = self.group.part(crops), self.pairs.settings.batch_size

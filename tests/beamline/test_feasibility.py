@@ -88,7 +88,7 @@ def test_a_plan_tells_the_sections(scan: Scan) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, ["held out    slices 7 to 7", "denoise     once, all sections together"]),
+        ({}, ["held out    slice 7", "denoise     once, all sections together"]),
         ({"pairs__context_slices": 3}, ["held out    the last pair of sections"]),
         ({"pairs__held_out_slices": 2}, ["held out    slices 7 to 8"]),
         ({"inference__mode": "average"}, ["denoise     4 times, averaged"]),

@@ -328,3 +328,9 @@ def test_memory_is_bounded_by_the_tile_and_foretold(tmp_path):
     few, many, one_tile, output, bound = json.loads(done.stdout)
     assert many - few < GROWTH
     assert 0.7 * bound < one_tile - output < bound + SPARE
+
+
+def test_images_of_another_number_of_channels_are_refused():
+    net = MSD(3, 1, NetworkSettings(depth=2))
+    with pytest.raises(ValueError, match="expected images of 3 channels, got 1"):
+        denoise_slice(net, np.zeros((1, 16, 16), np.float32))
