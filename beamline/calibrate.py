@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 
@@ -26,8 +27,15 @@ SECONDS = 3.0
 """How long a calibration takes."""
 BUDGET_SHARE = 0.03
 """Of a long time budget, what its calibration may take instead."""
-HELD_OUT_SHARE = 1.1
-"""Time of an epoch over that of its steps: the held-out loss and the checkpoint."""
+KEEPING_SHARE = 1.02
+"""Time of an epoch over that of its steps and of the held-out loss: the state is kept."""
+
+
+class TimedTrainer(Trainer, Protocol):
+    """A trainer whose parts can be timed one by one."""
+
+    def held_out_loss(self) -> float:
+        """Take the loss on what is held out, as each epoch does."""
 
 
 class _Enough(Exception):  # noqa: N818 - not an error
@@ -64,7 +72,7 @@ def step_seconds(trainer: Trainer, seconds: float = SECONDS, *, group: Group | N
     return [after - before for before, after in pairwise(times[1:])] or [times[1] - times[0]]
 
 
-def epochs_for(minutes: float, make_trainer: Callable[[], Trainer], *, group: Group | None = None) -> int:
+def epochs_for(minutes: float, make_trainer: Callable[[], TimedTrainer], *, group: Group | None = None) -> int:
     """Say how many epochs fit into a time budget.
 
     Parameters
@@ -81,9 +89,12 @@ def epochs_for(minutes: float, make_trainer: Callable[[], Trainer], *, group: Gr
     int
         At least 1.
     """
-    trainer = make_trainer()
+    trainer, group = make_trainer(), group or Group()
     steps = step_seconds(trainer, max(SECONDS, BUDGET_SHARE * 60 * minutes), group=group)
-    seconds_per_epoch = sum(steps) / len(steps) * trainer.steps_per_epoch * HELD_OUT_SHARE
+    began = group.share_number(time.monotonic())
+    trainer.held_out_loss()
+    looking = group.share_number(time.monotonic()) - began
+    seconds_per_epoch = (sum(steps) / len(steps) * trainer.steps_per_epoch + looking) * KEEPING_SHARE
     return max(1, math.floor(60 * minutes / max(seconds_per_epoch, 1e-9)))
 
 

@@ -127,8 +127,11 @@ def train(
             result = trainer.train_epoch(epoch, _telling(bar, run.records))
             _check_finite(result, epoch, name)
             run.keep(result, time.monotonic() - began)
+            bar.advance(0, _note(result.loss, run.records))
             if on_epoch and run.group.is_first:
                 on_epoch(epoch)
+        best = run.records[best_epoch([record["held_out"] for record in run.records])]
+        bar.advance(0, f"best held-out loss {best['held_out']:.4g} in epoch {best['epoch']:g}")
     if len(run.records) < num_epochs:
         _tell_early_stop(progress, name, len(run.records), num_epochs, steps)
     trainer.model.load_state_dict(run.best)
@@ -190,15 +193,18 @@ def _check_finite(result: Metrics, epoch: int, name: str) -> None:
 
 def _telling(bar: Step, records: list[Record]) -> Callable[[int, float], None]:
     """Show the loss of the last step, smoothed, and what was held out's after the last epoch."""
-    held_out = f", held out {records[-1]['held_out']:.4g}" if records else ""
     smoothed = records[-1]["loss"] if records else None
 
     def tell(step: int, loss: float) -> None:
         nonlocal smoothed
         smoothed = loss if smoothed is None else smoothed + SMOOTHING * (loss - smoothed)
-        bar.advance(1, f"loss {smoothed:.4g}{held_out}")
+        bar.advance(1, _note(smoothed, records))
 
     return tell
+
+
+def _note(loss: float, records: list[Record]) -> str:
+    return f"loss {loss:.4g}" + (f", held out {records[-1]['held_out']:.4g}" if records else "")
 
 
 def _tell_early_stop(progress: JobProgress, name: str, done: int, num_epochs: int, steps: int) -> None:

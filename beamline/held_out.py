@@ -14,6 +14,8 @@ __all__ = ["HeldOut", "caveats_of_denoising", "contrast", "name_held_out"]
 CONTRAST_TOLERANCE = 0.1
 """How far from 1 the contrast may be before the user is told."""
 
+ADVICE = "train longer, or lower training.learning_rate if the held-out loss (training.jsonl) has risen"
+
 
 class HeldOut(NamedTuple):
     """Some slices, each float32, shape (slice, y, x).
@@ -93,9 +95,9 @@ def caveats_of_denoising(held_out: HeldOut) -> list[Caveat]:
     found = []
     if after >= before:
         text = f"squared distance to a section not seen {after:.3g} after denoising, {before:.3g} before"
-        found.append(Caveat("denoising-does-not-help", f"{text}: train longer (training.minutes)"))
+        found.append(Caveat("denoising-does-not-help", f"{text}: {ADVICE}"))
     value = contrast(held_out)
     if abs(value - 1) > CONTRAST_TOLERANCE:
         text = f"the denoised slices have {value:.2f} times the contrast of a section not seen"
-        found.append(Caveat("contrast-changed", f"{text}: train longer (training.minutes), and do not measure values"))
+        found.append(Caveat("contrast-changed", f"{text}: {ADVICE}; do not measure values"))
     return found

@@ -26,7 +26,7 @@ from .progress import JobProgress, Silence
 from .settings import ReductionSettings
 from .volume_file import VolumeFile
 
-__all__ = ["NetworkTraining", "dismiss", "send_task", "train_along"]
+__all__ = ["NetworkTraining", "check_warmup", "dismiss", "send_task", "train_along"]
 
 
 class NetworkTraining:
@@ -122,6 +122,7 @@ class NetworkTraining:
         list of dict
             See `quietbeam.beamline.epochs.train`.
         """
+        check_warmup(self.settings, num_epochs)
         trainer = self._trainer(num_epochs)
         history = train(
             trainer,
@@ -155,6 +156,25 @@ class NetworkTraining:
         """Take the first process's number, found by all together where it is not known."""
         number = int(self.group.share_number(known or 0))
         return number or int(self.group.share_number(find()))
+
+
+def check_warmup(settings: ReductionSettings, num_epochs: int) -> None:
+    """Refuse a warm-up that the training does not outlast, with a ReductionError.
+
+    Parameters
+    ----------
+    settings : ReductionSettings
+        All settings.
+    num_epochs : int
+        Epochs in all.
+    """
+    training = settings.training
+    num_steps = num_epochs * training.steps_per_epoch
+    if training.warmup_steps >= num_steps:
+        raise ReductionError(
+            f"training.warmup_steps must be less than the steps in all, {num_steps} ({num_epochs} epochs of "
+            f"{training.steps_per_epoch}), got {training.warmup_steps}: lower it, or train longer"
+        )
 
 
 def send_task(group: Group, pairs: Pairs, volume: VolumeFile, settings: ReductionSettings) -> None:

@@ -40,6 +40,7 @@ from quietbeam.noise2inverse.independence import independence_caveats
 from quietbeam.noise2inverse.inference import denoise_slice, denoise_volume, plan_passes
 from quietbeam.noise2inverse.msd import MSD
 from quietbeam.noise2inverse.pairs import Pairs
+from quietbeam.reconstruction.caveats import Caveat
 from quietbeam.reconstruction.errors import ReductionError
 from quietbeam.reconstruction.reconstructors import circle
 
@@ -54,6 +55,7 @@ from .network_training import NetworkTraining, send_task
 from .payload_file import PayloadFile
 from .preview import Preview
 from .section_slices import reconstruct_scan
+from .settings import ReductionSettings
 from .volume_file import VolumeFile
 from .warm_start import add_to_registry, choose_start
 from .workspace import ARCHIVE, DISAGREEMENT, METRICS, NETWORK, PREVIEW
@@ -116,6 +118,7 @@ class Reduction:
         group, num_slices = pairs.held_out_slices, self.slices.shape[0]
         why = "never trained on" if group else f"{num_slices} slices are too few to hold some out"
         self.job.decide("held out", name_held_out(group), why)
+        self.job.doubt(_doubt_of_passes(self.settings))
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
         self.start, pairs = choose_start(self.job), self._pairs()
@@ -399,3 +402,13 @@ def _cost(encoded: EncodedChunk) -> dict[str, Any]:
     numbers = dataclasses.asdict(encoded)
     del numbers["payload"]
     return numbers
+
+
+def _doubt_of_passes(settings: ReductionSettings) -> list[Caveat]:
+    """Tell where the network is applied to images that are not like those of its training."""
+    if settings.pairs.strategy != "1:X" or settings.inference.mode != "full":
+        return []
+    text = "the network learns from single sections (pairs.strategy=1:X) and is applied to the average of all"
+    return [
+        Caveat("unlike-training", f"{text}, which is less noisy: inference.mode=average applies it to what it knows")
+    ]

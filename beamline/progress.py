@@ -17,12 +17,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from quietbeam.reconstruction.caveats import Caveat, Decision
 
 __all__ = ["BarProgress", "JobProgress", "LineProgress", "Silence", "Step", "console_progress"]
 
 SECONDS_BETWEEN_LINES = 5.0
+NARROW = 110
+"""Columns of a terminal below which a bar is short, so that the numbers beside it can be read."""
 
 
 class Step(Protocol):
@@ -78,14 +81,15 @@ class BarProgress(_Telling):
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Step]:
         """Show one bar until the block ends."""
+        narrow = self.console.width < NARROW
         columns = (
-            TextColumn("{task.description:<16}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=8 if narrow else 40),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            *(() if narrow else (TimeElapsedColumn(table_column=Column(no_wrap=True)),)),
             TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
         )
         with Progress(*columns, console=self.console) as bars:
             yield _Bar(bars, bars.add_task(name, total=total, completed=done, note=""))
@@ -121,7 +125,7 @@ class _Lines:
         self.done += count
         self.note = note or self.note
         now = time.monotonic()
-        if now - self.last >= SECONDS_BETWEEN_LINES and self.done < self.total:
+        if now - self.last >= SECONDS_BETWEEN_LINES and self.done_before < self.done < self.total:
             self.last = now
             rate = (now - self.began) / (self.done - self.done_before)
             left = (self.total - self.done) * rate

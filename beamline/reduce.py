@@ -105,6 +105,9 @@ def reduce_together(
         See `reduce_scan`; None in the processes that only train along.
     """
     with process_group(choose_device(settings.compute.device), timeout_seconds=LONGEST_STAGE) as group:
+        if group.size > settings.pairs.batch_size:
+            _refuse_batch(group, settings.pairs.batch_size)
+            return None
         if not group.is_first:
             train_along(group, torch.get_num_threads())
             return None
@@ -112,6 +115,15 @@ def reduce_together(
         if not done:
             dismiss(group)
         return done
+
+
+def _refuse_batch(group: Group, batch_size: int) -> None:
+    """Say that some processes would have nothing to learn from; the first one says it for all."""
+    if group.is_first:
+        raise ReductionError(
+            f"pairs.batch_size must be at least the number of processes, {group.size}, got {batch_size}: set "
+            f"pairs.batch_size={group.size} or a multiple, or start fewer processes"
+        )
 
 
 def _keep_apart(scan: Scan, output: Path) -> None:

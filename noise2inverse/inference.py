@@ -96,9 +96,17 @@ def plan_passes(mode: Mode, pairs: Sequence[SectionPair]) -> list[tuple[int, ...
     -------
     list of tuple of int
         Numbers of the sections of each pass, equal ones once.
+
+    Raises
+    ------
+    ValueError
+        If "full" would average what the pairs keep apart, as the groups of a time series.
     """
     if mode == "full":
-        return [tuple(sorted({number for pair in pairs for number in (*pair.inputs, *pair.targets)}))]
+        of_each = {tuple(sorted((*pair.inputs, *pair.targets))) for pair in pairs}
+        if len(of_each) > 1:
+            raise ValueError("mode full needs pairs of all the same sections; of time steps, see denoise_time_steps")
+        return list(of_each)
     return list(dict.fromkeys(tuple(sorted(pair.inputs)) for pair in pairs))
 
 

@@ -141,7 +141,7 @@ class MSD(nn.Module):
             raise ValueError(f"images must be at least {smallest} pixels wide and high, got {min(images.shape[-2:])}")
         normalised = (images - _each_channel(self.input_mean)) / _each_channel(self.input_std)
         output = mixed_scale_dense_in_blocks(
-            normalised,
+            normalised.to(self.bias.dtype),
             list(self.weights),
             self.bias,
             self.final_weight,

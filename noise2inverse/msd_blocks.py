@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .block_structure import Network, Planes
 from .row_planes import RowPlanes
@@ -48,7 +47,8 @@ def mixed_scale_dense_in_blocks(
     convolutions.
     """
     network = Network(images.shape[1], len(weights[0]), tuple(dilations), padding, BLOCK_SIZE)
-    output: Tensor = _InBlocks.apply(images, network, bias, final_weight, final_bias, *weights)  # type: ignore[no-untyped-call]
+    with torch.autocast(images.device.type, enabled=False):  # the precision is that of the images, in all parts
+        output: Tensor = _InBlocks.apply(images, network, bias, final_weight, final_bias, *weights)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -68,16 +68,22 @@ class _InBlocks(torch.autograd.Function):
         planes = _planes(images, weights, bias, network)
         planes.run()
         ctx.planes = planes
-        ctx.save_for_backward(final_weight)
+        ctx.save_for_backward(final_weight, images, *weights)  # so that autograd notices if they are changed
         return (planes.combine(final_weight) + final_bias[:, None, None]).to(images.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, output: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the network in blocks has no second derivatives: leave out create_graph")
         planes, ctx.planes = ctx.planes, None
         if planes is None:
             raise RuntimeError("the features were used up by an earlier backward pass: compute the output again")
-        (final_weight,) = ctx.saved_tensors
+        final_weight, *_ = ctx.saved_tensors
+        with torch.autocast(output.device.type, enabled=False):
+            return _InBlocks._run_back(ctx, planes, output, final_weight)
+
+    @staticmethod
+    def _run_back(ctx: Any, planes: Planes, output: Tensor, final_weight: Tensor) -> Any:
         d_final_weight, d_final_bias = planes.correlate(output), output.sum((0, 2, 3))
         back = planes.run_back(output, final_weight, wants_images=ctx.needs_input_grad[0])
         return back.images, None, back.bias, d_final_weight, d_final_bias, *back.weights

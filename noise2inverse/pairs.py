@@ -140,9 +140,10 @@ class Pairs:
     settings : PairSettings, optional
         Context, crop and batch size, what is held out.
     pairs : sequence of SectionPair, optional
-        Numbers of the input and target sections; None: all sections, paired by the strategy of the settings.
+        Numbers of the input and target sections; None: those of each time step are paired
+        by the strategy of the settings.
     sections_per_step : int
-        Sections of each time step, see `NetworkInputs`; of use with context in time only.
+        Sections of each time step, see `NetworkInputs`.
 
     Attributes
     ----------
@@ -180,8 +181,9 @@ class Pairs:
             sections_per_step=sections_per_step,
         )
         num_slices, num_sections = self.inputs.shape[:2]
-        every = [range(num_sections)]
-        self.pairs = pair_sections(every, self.settings.strategy) if pairs is None else list(pairs)
+        steps = [range(first, first + sections_per_step) for first in range(0, num_sections, sections_per_step)]
+        groups = steps if sections_per_step > 1 else [range(num_sections)]
+        self.pairs = pair_sections(groups, self.settings.strategy) if pairs is None else list(pairs)
         for number, pair in enumerate(self.pairs):
             _check_pair(number, pair, self.inputs)
         self.held_out_slices = held_out_group(num_slices, self.settings)

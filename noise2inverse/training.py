@@ -180,7 +180,7 @@ class NoiseTrainer:
             tensors |= {f"average.{name}": value for name, value in self._average.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-        return tensors
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave; training then goes on as it would have.
@@ -188,15 +188,24 @@ class NoiseTrainer:
         Parameters
         ----------
         state : dict of str to Tensor
-            From a trainer of the same settings and data.
+            From a trainer of the same settings and data; it is copied.
+
+        Raises
+        ------
+        ValueError
+            If one of the two averages the weights and the other does not.
         """
+        if bool(_below(state, "average")) != bool(self._average):
+            raise ValueError(
+                "one of state and training averages the weights and the other does not: set averaging as it was"
+            )
         self.model.load_state_dict(_below(state, "model"))
         if self._average:
             self._average.model.load_state_dict(_below(state, "average"))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(state, "optimizer").items():
             index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
+            moments.setdefault(int(index), {})[name] = value.clone()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
     def _step(self, step: int, crops: Sequence[Crop]) -> float:

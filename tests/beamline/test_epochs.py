@@ -22,6 +22,8 @@ class Line:
     """Fits a line with random points; the epoch's number is its only seed."""
 
     steps_per_epoch = 4
+    looking = 0.0
+    """Seconds that the loss on what is held out takes."""
 
     def __init__(self, held_out=None, seconds=0.0):
         self.model = self.measured = torch.nn.Linear(1, 1)
@@ -45,6 +47,12 @@ class Line:
             on_step(step + 1, loss.item())
         held_out = loss.item() if self.held_out is None else self.held_out[epoch]
         return EpochMetrics(loss.item(), held_out, 0.1)
+
+    def held_out_loss(self):
+        import time
+
+        time.sleep(self.looking)
+        return 0.0
 
     def state(self):
         moments = self.optimizer.state_dict()["state"]
@@ -266,6 +274,13 @@ def test_processes_go_on_together_from_the_checkpoint_of_the_first(tmp_path, pro
 def test_time_becomes_epochs():
     assert epochs_for(1e-9, Line) == 1
     assert 4 <= epochs_for(10 * 4 * 0.02 / 60, lambda: Line(seconds=0.02)) <= 10
+
+
+def test_the_held_out_loss_counts_in_the_time():
+    class Looking(Line):
+        looking = 0.24  # three times the four steps
+
+    assert 1 <= epochs_for(10 * 4 * 0.02 / 60, lambda: Looking(seconds=0.02)) <= 3
 
 
 def test_the_fastest_number_of_threads_is_taken():

@@ -73,6 +73,12 @@ def test_too_small_a_batch_for_the_processes_is_told():
         stage._trainer()
 
 
+def test_a_warm_up_longer_than_the_training_is_refused(tmp_path):
+    stage = training(training__warmup_steps=18)
+    with pytest.raises(ReductionError, match=r"less than the steps in all, 18 \(3 epochs of 6\), got 18"):
+        stage.run(3, tmp_path / "state", "key")
+
+
 def test_numbers_and_a_picture_are_written_while_it_learns(scan, tmp_path):
     reduce_scan(scan, tmp_path / "out", small_settings(), progress=Silence())
     lines = [json.loads(line) for line in (tmp_path / "out" / METRICS).read_text().splitlines()]
@@ -117,3 +123,11 @@ def test_a_bad_scan_ends_all_processes(tmp_path):
     done = run([*TORCHRUN, *reduce_command(tmp_path / "scan.h5", tmp_path / "out")])
     assert done.returncode != 0
     assert "scan.h5" in done.stderr
+
+
+@pytest.mark.slow
+def test_too_small_a_batch_is_refused_before_anything_is_computed(scan, tmp_path):
+    done = run([*TORCHRUN, *reduce_command(scan, tmp_path / "out")])
+    assert done.returncode != 0
+    assert done.stderr.count("pairs.batch_size must be at least the number of processes, 2, got 1") == 1
+    assert "reconstruct" not in done.stdout

@@ -334,3 +334,8 @@ def test_images_of_another_number_of_channels_are_refused():
     net = MSD(3, 1, NetworkSettings(depth=2))
     with pytest.raises(ValueError, match="expected images of 3 channels, got 1"):
         denoise_slice(net, np.zeros((1, 16, 16), np.float32))
+
+
+def test_time_steps_are_not_averaged_by_accident():
+    with pytest.raises(ValueError, match="of time steps, see denoise_time_steps"):
+        plan_passes("full", pair_sections([range(3), range(3, 6)], "1:X"))

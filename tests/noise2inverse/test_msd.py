@@ -149,6 +149,36 @@ def test_gradients_come_only_once():
         loss.backward()
 
 
+def test_second_derivatives_are_refused():
+    net, x = network(1, 1, depth=3), images(1, 1, 12, 12).requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(net(x).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+def test_weights_changed_before_the_backward_pass_are_noticed(dtype):
+    net, x = network(1, 1, depth=3).to(dtype), images(1, 1, 12, 12, dtype=dtype)
+    loss = net(x).sum()
+    with torch.no_grad():
+        net.weights[1].mul_(3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_automatic_precision_changes_nothing():
+    net, x = network(1, 1, depth=12), images(1, 1, 16, 16)
+    wanted = net(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(net(x), wanted)
+
+
+def test_images_are_brought_to_the_precision_of_the_weights():
+    net, x = network(1, 1, depth=4), images(1, 1, 16, 16)
+    wanted = net(x).detach()
+    net.to(torch.bfloat16)
+    assert largest_difference([net(x)], [wanted]) < HALF_ROUNDING[torch.bfloat16]
+
+
 @pytest.mark.parametrize(("in_channels", "count"), [(1, 45_652), (5, 49_256)])
 def test_number_of_parameters_is_that_of_the_paper(in_channels, count):
     net = MSD(in_channels, 1)

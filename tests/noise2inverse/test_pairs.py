@@ -242,3 +242,8 @@ def test_sections_are_paired_by_the_strategy_of_the_settings(strategy, count):
     pairs = Pairs(np.zeros((1, 4, 16, 16), np.float32), np.full(4, 0.25), PairSettings(strategy=strategy))
     assert pairs.pairs == pair_sections([range(4)], strategy)
     assert len(pairs.pairs) == count
+
+
+def test_sections_of_a_time_step_are_paired_with_one_another():
+    pairs = Pairs(np.zeros((1, 6, 16, 16), np.float32), np.full(6, 1 / 6), sections_per_step=3)
+    assert pairs.pairs == pair_sections([range(3), range(3, 6)])

@@ -65,7 +65,7 @@ def test_a_restored_trainer_goes_on_as_if_never_stopped(blobs, settings):
     for epoch in range(3):
         metrics = straight.train_epoch(epoch)
     first.train_epoch(0)
-    second.restore({name: value.clone() for name, value in first.state().items()})
+    second.restore(first.state())
     second.train_epoch(1)
     assert second.train_epoch(2) == metrics
     assert straight.state().keys() == second.state().keys()
@@ -233,3 +233,21 @@ def test_a_gpu_trains_as_the_cpu_does(blobs):
         denoised = denoise_slice(learner.model, context, device=torch.device(device))
         assert denoised.shape == (64, 64)
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-2)
+
+
+def test_a_state_is_a_copy_and_is_copied(blobs):
+    """Going back to a state that was taken gives the same epoch again."""
+    _, sections = blobs
+    learner = trainer(sections, averaging=0.9)
+    learner.train_epoch(0)
+    taken = learner.state()
+    first = learner.train_epoch(1)
+    learner.restore(taken)
+    assert learner.train_epoch(1) == first
+
+
+def test_a_state_of_averaged_weights_needs_averaging(blobs):
+    _, sections = blobs
+    state = trainer(sections, averaging=0.9).state()
+    with pytest.raises(ValueError, match="set averaging as it was"):
+        trainer(sections, averaging=None).restore(state)
