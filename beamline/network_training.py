@@ -26,7 +26,7 @@ from .progress import JobProgress, Silence
 from .settings import ReductionSettings
 from .volume_file import VolumeFile
 
-__all__ = ["NetworkTraining", "check_warmup", "dismiss", "send_task", "train_along"]
+__all__ = ["NetworkTraining", "dismiss", "send_task", "train_along"]
 
 
 class NetworkTraining:
@@ -44,6 +44,8 @@ class NetworkTraining:
         Where to tell.
     start : MSD, optional
         Network of an earlier scan to begin with.
+    scan : Path, optional
+        Of the scan, for messages.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class NetworkTraining:
         group: Group,
         progress: JobProgress,
         start: MSD | None = None,
+        scan: Path | None = None,
     ) -> None:
-        self.pairs, self.settings, self.group, self.progress, self.start = pairs, settings, group, progress, start
+        self.pairs, self.settings, self.group, self.progress = pairs, settings, group, progress
+        self.start, self.scan = start, scan
 
     def choose_threads(self, most: int, chosen: int | None = None) -> int:
         """Take the threads asked for, or those with which a step takes least.
@@ -122,7 +126,6 @@ class NetworkTraining:
         list of dict
             See `quietbeam.beamline.epochs.train`.
         """
-        check_warmup(self.settings, num_epochs)
         trainer = self._trainer(num_epochs)
         history = train(
             trainer,
@@ -150,31 +153,12 @@ class NetworkTraining:
                 group=self.group,
             )
         except ValueError as error:
-            raise ReductionError(str(error)) from error
+            raise ReductionError(f"{self.scan}: {error}" if self.scan else str(error)) from error
 
     def _once(self, known: int | None, find: Callable[[], int]) -> int:
         """Take the first process's number, found by all together where it is not known."""
         number = int(self.group.share_number(known or 0))
         return number or int(self.group.share_number(find()))
-
-
-def check_warmup(settings: ReductionSettings, num_epochs: int) -> None:
-    """Refuse a warm-up that the training does not outlast, with a ReductionError.
-
-    Parameters
-    ----------
-    settings : ReductionSettings
-        All settings.
-    num_epochs : int
-        Epochs in all.
-    """
-    training = settings.training
-    num_steps = num_epochs * training.steps_per_epoch
-    if training.warmup_steps >= num_steps:
-        raise ReductionError(
-            f"training.warmup_steps must be less than the steps in all, {num_steps} ({num_epochs} epochs of "
-            f"{training.steps_per_epoch}), got {training.warmup_steps}: lower it, or train longer"
-        )
 
 
 def send_task(group: Group, pairs: Pairs, volume: VolumeFile, settings: ReductionSettings) -> None:

@@ -80,6 +80,8 @@ CHOICES = (
         {"averaging": 0.99, "learning_rate": 3e-3, "warmup_steps": 50, "clip": 1.0},
     ),
 )
+PLAIN = {"learning_rate": 1e-3, "warmup_steps": 0, "averaging": None, "clip": None}
+"""What the first row has, and the others where they do not change it; the last row is the default."""
 TINY_CHOICES = ("batch size 1", "batch size 4", "half crops", "cosine", "averaging 0.99")
 TINY = SimulateSettings(num_rows=8, num_columns=64, num_angles=128)
 
@@ -187,8 +189,8 @@ class Run:
 
     def _trainer(self, choice: Choice, num_epochs: int, *, held_out_batches: int = 1) -> NoiseTrainer:
         crop = round(self.task.crop_size * choice.pairs.get("crop_size", 1))
-        pairs = Pairs(self.task.sections, self.task.shares, PairSettings(**choice.pairs | {"crop_size": crop}))
-        training = {"averaging": None} | choice.training
+        pairs = Pairs(self.task.sections, self.task.shares, PairSettings(**{"augment": False} | choice.pairs | {"crop_size": crop}))
+        training = PLAIN | choice.training
         settings = TrainingSettings(steps_per_epoch=STEPS, held_out_batches=held_out_batches, **training)
         return NoiseTrainer(pairs, settings, self.task.network, num_epochs=num_epochs)
 

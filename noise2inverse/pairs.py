@@ -33,6 +33,8 @@ __all__ = ["Crop", "PairSettings", "Pairs", "Sections", "context_indices", "held
 
 HELD_OUT_SHARE = 16
 """Of the slices one in this many is held out."""
+CORNER_SLICES = 8
+"""Slices whose corners tell whether there is data in them."""
 
 
 class PairSettings(BaseModel):
@@ -50,7 +52,7 @@ class PairSettings(BaseModel):
     held_out_slices: int | None = Field(
         None, ge=1, description="Neighbouring slices never trained on; None: one in 16, in volumes of few slices none."
     )
-    augment: bool = Field(False, description="Mirror and turn the crops at random, input and target alike.")
+    augment: bool = Field(True, description="Mirror and turn the crops at random, input and target alike.")
 
 
 class Crop(NamedTuple):
@@ -190,7 +192,7 @@ class Pairs:
         self.held_out_pair = None if self.held_out_slices else len(self.pairs) - 1
         if len(self.pairs) < 1 + (self.held_out_pair is not None):
             raise ValueError(f"{len(self.pairs)} pairs of {num_slices} slices leave nothing to train on: add pairs")
-        self._circle_only = _corners_are_empty(self.inputs, int(self._training_centres[0]))
+        self._circle_only = _corners_are_empty(self.inputs, self._training_centres)
 
     @property
     def sections(self) -> Sections:
@@ -304,8 +306,12 @@ def _check_pair(number: int, pair: SectionPair, inputs: NetworkInputs) -> None:
         )
 
 
-def _corners_are_empty(inputs: NetworkInputs, centre: int) -> bool:
-    """Tell whether slices are square and hold data in the inscribed circle only."""
+def _corners_are_empty(inputs: NetworkInputs, centres: NDArray[np.intp]) -> bool:
+    """Tell whether slices are square and hold data in the inscribed circle only, from some spread over the volume.
+
+    A full slice may be blank, as one above the sample, but not many.
+    """
     height, width = inputs.shape[-2:]
     ends = slice(None, None, max(height - 1, 1))
-    return height == width and not inputs.target((0,), centre, ends, ends).any()
+    some = np.unique(np.linspace(0, len(centres) - 1, CORNER_SLICES).astype(int))
+    return height == width and not any(inputs.target((0,), int(i), ends, ends).any() for i in centres[some])

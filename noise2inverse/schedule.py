@@ -27,7 +27,8 @@ def learning_rate(
     schedule : {"constant", "cosine"}
         What comes then.
     warmup_steps : int
-        Steps of the warm-up: the first has the size ``peak / warmup_steps``, the last `peak`.
+        Steps of the warm-up: the first has the size ``peak / warmup_steps``, the last `peak`. Of few steps in all, it
+        takes a quarter.
     num_steps : int, optional
         Steps in all; "cosine" needs it.
 
@@ -47,6 +48,8 @@ def learning_rate(
     """
     if schedule == "cosine" and num_steps is None:
         raise ValueError('schedule "cosine" needs the number of steps in all: give num_epochs, or set training.epochs')
+    if num_steps is not None:
+        warmup_steps = min(warmup_steps, num_steps // 4)
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if num_steps is None or schedule == "constant":

@@ -26,19 +26,25 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    minutes: float = Field(10.0, gt=0, description="Time to train, minutes; becomes a number of epochs at the start.")
+    minutes: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="Time to train, minutes; becomes a number of epochs at the start."
+    )
     epochs: int | None = Field(None, ge=1, description="Epochs to train; goes before the time.")
     steps_per_epoch: int = Field(50, ge=1, description="Steps of an epoch; after each epoch the state is kept.")
-    learning_rate: float = Field(1e-3, gt=0, description="Step size of Adam, the largest of a schedule.")
+    learning_rate: float = Field(
+        1e-3, gt=0, allow_inf_nan=False, description="Step size of Adam, the largest of a schedule."
+    )
     schedule: Schedule = Field(
         "constant", description="Step size after the warm-up: constant, or falling to 0 along half a cosine."
     )
-    warmup_steps: int = Field(0, ge=0, description="Steps over which the step size rises from 0 at the start.")
+    warmup_steps: int = Field(
+        50, ge=0, description="Steps over which the step size rises from 0 at the start; at most a quarter of all."
+    )
     averaging: float | None = Field(
         0.99, ge=0, lt=1, description="Share of the old in the moving average of the weights, which is then the result."
     )
     clip: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Largest norm of the gradient; a larger one is scaled down to it."
+        1.0, gt=0, allow_inf_nan=False, description="Largest norm of the gradient; a larger one is scaled down to it."
     )
     patience: int | None = Field(
         None, ge=1, description="Epochs without a better held-out loss after which training stops early."

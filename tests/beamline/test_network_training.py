@@ -18,6 +18,7 @@ from quietbeam.noise2inverse.pairs import Pairs
 from quietbeam.reconstruction.errors import ReductionError
 
 from .jobs import reduce_command, run, small_scan, small_settings
+from .test_reduce import Recorder
 
 TORCHRUN = [
     *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
@@ -73,10 +74,23 @@ def test_too_small_a_batch_for_the_processes_is_told():
         stage._trainer()
 
 
-def test_a_warm_up_longer_than_the_training_is_refused(tmp_path):
-    stage = training(training__warmup_steps=18)
-    with pytest.raises(ReductionError, match=r"less than the steps in all, 18 \(3 epochs of 6\), got 18"):
-        stage.run(3, tmp_path / "state", "key")
+def test_a_value_that_is_not_finite_is_refused_with_the_scan(tmp_path):
+    settings = small_settings()
+    sections = np.ones((4, 4, 32, 32), np.float32)
+    sections[2, 1, 4, 4] = np.nan
+    pairs = Pairs(sections, np.full(4, 0.25, np.float32), settings.pairs)
+    stage = NetworkTraining(pairs, settings, group=Group(), progress=Silence(), scan=tmp_path / "scan.h5")
+    with pytest.raises(ReductionError, match=r"scan\.h5: slice 2 has 1 values that are not finite, .*section 1"):
+        stage.run(1, tmp_path / "state", "key")
+
+
+def test_sections_that_are_not_finite_end_a_reduction_with_the_scan(scan, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        reduce_scan(scan, tmp_path, small_settings(), progress=Recorder("train", 1))
+    (path,) = tmp_path.rglob("sections*.npy")
+    np.lib.format.open_memmap(path, mode="r+")[3, 1, 20, 20] = np.nan
+    with pytest.raises(ReductionError, match=r"scan\.h5: slice 3 has 1 values that are not finite, .*section 1"):
+        reduce_scan(scan, tmp_path, small_settings(), progress=Silence())
 
 
 def test_numbers_and_a_picture_are_written_while_it_learns(scan, tmp_path):

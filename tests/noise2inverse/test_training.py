@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter
 
 from quietbeam.noise2inverse.averaging import decay_at
@@ -12,6 +13,8 @@ from quietbeam.noise2inverse.statistics import section_statistics
 from quietbeam.noise2inverse.training import NoiseTrainer, TrainingSettings
 from quietbeam.reconstruction.errors import ReductionError
 from quietbeam.reconstruction.quality import psnr
+
+from .numbered_sections import Recorded
 
 GAIN = 6.0
 """Decibel by which a short training must beat the average of the noisy sections."""
@@ -165,6 +168,31 @@ def test_the_network_to_start_with_is_left_as_it_is(blobs):
     pairs = Pairs(blobs[1], np.full(4, 0.25, np.float32), PairSettings(crop_size=48))
     NoiseTrainer(pairs, TrainingSettings(steps_per_epoch=2), NetworkSettings(depth=20), start=start).train_epoch(0)
     assert all(torch.equal(value, start.state_dict()[name]) for name, value in before.items())
+
+
+def test_every_epoch_draws_crops_of_its_own(blobs):
+    """What is read of the sections: the crops of the epoch, and those that measure, always the same."""
+
+    def read(learner, epoch):
+        learner.pairs.sections.keys.clear()
+        learner.train_epoch(epoch)
+        return learner.pairs.sections.keys
+
+    learner = NoiseTrainer(
+        Pairs(Recorded(blobs[1][:, :, None]), np.full(4, 0.25, np.float32), PairSettings(crop_size=16)),
+        TrainingSettings(steps_per_epoch=3, held_out_batches=1),
+        NetworkSettings(depth=1),
+    )
+    first, second, third, again = (list(read(learner, epoch)) for epoch in (0, 1, 2, 0))
+    assert first != second != third != first
+    assert first == again
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("name", ["minutes", "learning_rate", "clip"])
+def test_settings_are_finite(name, value):
+    with pytest.raises(ValidationError, match=rf"{name}\n.*finite number"):
+        TrainingSettings(**{name: value})
 
 
 def test_seeds_differ(blobs):
