@@ -217,14 +217,14 @@ def convert_network(
     """Convert a trained network between quietbeam, msd_pytorch and msdnet. Nothing in SOURCE is run."""
     from . import networks
 
-    model = networks.convert_network(
+    converted = networks.convert_network(
         source,
         target,
         dilations=None if dilations is None else networks.parse_dilations(dilations),
         padding=None if padding is None else networks.parse_padding(padding),
         overwrite=overwrite,
     )
-    typer.echo(f"wrote {target}: {networks.describe_network(model)}")
+    typer.echo(f"wrote {target}: {networks.describe_network(*converted)}")
 
 
 @app.command()

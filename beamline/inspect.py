@@ -19,6 +19,7 @@ from .held_out import name_held_out
 from .scan import Scan, open_scan
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings, phase_caveats
+from .warm_start import foresee_start
 from .workspace import ARCHIVE
 
 __all__ = ["describe_path", "describe_plan", "describe_scan"]
@@ -53,6 +54,7 @@ def describe_scan(scan: Scan) -> Iterator[str]:
     yield f"projections {scan.num_projections} of {scan.num_rows} rows x {scan.num_columns} columns, {scan.dtype}"
     yield f"angles      {first:.3f} to {last:.3f} degrees"
     yield f"flats       {scan.num_flats}, darks {scan.num_darks}"
+    yield f"instrument  {scan.instrument or 'not known'}"
     known = {"pixel size": (scan.pixel_size, "m"), "energy": (scan.energy, "keV"), "distance": (scan.distance, "m")}
     for name, (value, unit) in known.items():
         yield f"{name:<11} {'not known' if value is None else f'{value:g} {unit}'}"
@@ -109,11 +111,12 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
     wider = ", wider if it is a half-acquisition" if covers_full_turn(scan.theta) else ""
     yield f"reconstruct {settings.reconstruction.method}, {scan.num_rows} slices of {scan.num_columns}^2 voxels{wider}"
     yield from _describe_network(scan, settings)
+    yield from _describe_start(scan, settings)
     yield f"archive     codec {settings.archive.codec or 'none'}, chunks of {settings.archive.chunk_slices} slices"
     needed, gib = estimate(scan, settings), 2**30
     yield f"memory      about {needed.memory / gib:.2f} GiB"
     yield f"disk        about {needed.disk / gib:.2f} GiB while it runs, {needed.output / gib:.3f} GiB at the end"
-    yield f"time        about {needed.seconds / 60:.1f} minutes on one core"
+    yield f"time        {_describe_time(needed.seconds)} on one core"
 
 
 def _describe_network(scan: Scan, settings: ReductionSettings) -> Iterator[str]:
@@ -121,9 +124,35 @@ def _describe_network(scan: Scan, settings: ReductionSettings) -> Iterator[str]:
     length = f"{training.epochs} epochs" if training.epochs else f"{training.minutes:g} minutes"
     held_out = name_held_out(held_out_group(scan.num_rows, settings.pairs))
     yield f"train       MS-D network, depth {settings.network.depth}, {2 * context + 1} slices seen, {length}"
+    if changed := _changed(settings):
+        yield f"chosen      {', '.join(changed)}"
     yield f"held out    {held_out}"
     if (passes := num_passes(settings)) > 1:
         kept = ", their disagreement kept" if settings.inference.disagreement else ""
         yield f"denoise     {passes} times, averaged{kept}"
     else:
         yield "denoise     once, all sections together"
+
+
+def _describe_start(scan: Scan, settings: ReductionSettings) -> Iterator[str]:
+    start, caveats = foresee_start(scan, settings)
+    yield f"start       {start.value}  ({start.reason})"
+    for caveat in caveats:
+        yield f"warning [{caveat.code}]: {caveat.message}"
+
+
+def _changed(settings: ReductionSettings) -> list[str]:
+    """Name the choices of training that are not the defaults."""
+    defaults = type(settings)()
+    names = ("pairs.strategy", "pairs.augment", "training.schedule", "training.patience")
+    values = {name: value for name in names if (value := _setting(settings, name)) != _setting(defaults, name)}
+    return [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()]
+
+
+def _setting(settings: ReductionSettings, name: str) -> object:
+    stage, _, last = name.partition(".")
+    return getattr(getattr(settings, stage), last)
+
+
+def _describe_time(seconds: float) -> str:
+    return "under a minute" if seconds < 60 else f"about {seconds / 60:.1f} minutes"

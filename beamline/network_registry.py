@@ -14,27 +14,30 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError, safe_open
 
-from quietbeam.noise2inverse.checkpoint import load_network
+from quietbeam.noise2inverse.checkpoint import load_network, parse_network
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings
 from quietbeam.reconstruction.caveats import Caveat
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
 
 from .atomic import file_sha256, sync, write_atomically
 from .journal import stage_key
+from .recording import given_text
 
-__all__ = ["Found", "NetworkRegistry", "NetworkSize", "WarmStartSettings", "named_sha256", "read_network"]
+__all__ = ["NOT_READ", "Found", "NetworkRegistry", "NetworkSize", "WarmStartSettings", "named_sha256", "read_network"]
 
 FORMAT = "quietbeam-registry-1"
 """What ``key.json`` says it is."""
+NOT_READ = "registry-not-read"
+"""Caveat of a registry, or a folder in it, that cannot be listed."""
 _DIGITS = 12
 _LONGEST_NAME = 80
 
@@ -52,6 +55,11 @@ class WarmStartSettings(BaseModel):
     network: Path | None = Field(
         None, description="Network file (.safetensors) to begin with; goes before those of the registry."
     )
+
+    @field_validator("registry", "network", mode="before")
+    @classmethod
+    def _check_named(cls, value: object) -> object:
+        return given_text(value)
 
 
 class NetworkSize(NamedTuple):
@@ -125,16 +133,18 @@ class NetworkRegistry:
         Found or None
             None if there is none.
         list of Caveat
-            One for each file that is left out.
+            One for each file that is left out, or ``registry-not-read`` for all.
         """
         networks, caveats = self._list()
         others = {path: said for path, said in networks.items() if said.get("scan") != but_not_of}
         for path in sorted(others, key=lambda path: (others[path]["trained"], path.name), reverse=True):
             try:
-                read_network(path, size)
-                return Found(path, others[path], path.read_bytes()), caveats
+                found = _read(path, size)
             except (ReductionError, OSError) as error:
                 caveats.append(_left_out(error))
+            else:
+                if found.provenance.get("scan") != but_not_of:  # another may lie there since
+                    return found, caveats
         return None, caveats
 
     def path(self, name: str, scan: str) -> Path:
@@ -178,7 +188,16 @@ class NetworkRegistry:
     def _list(self) -> tuple[dict[Path, dict[str, Any]], list[Caveat]]:
         """Read what the networks' files say of them."""
         networks, caveats = {}, []
-        for path in sorted(self.folder.glob("*.safetensors")):
+        try:
+            paths = sorted(path for path in self.folder.iterdir() if _is_network(path.name))
+        except FileNotFoundError:  # nobody has left a network under this key yet
+            return {}, []
+        except OSError as error:
+            text = (
+                f"warm_start.registry: {self.folder} cannot be read ({error.strerror}): no network was looked for in it"
+            )
+            return {}, [Caveat(NOT_READ, text)]
+        for path in paths:
             try:
                 networks[path] = _read_provenance(path)
             except ReductionError as error:
@@ -204,18 +223,28 @@ def read_network(path: Path, size: NetworkSize) -> MSD:
     Raises
     ------
     ReductionError
-        If it is no such file, of another size, or has weights that are not finite.
+        If it is no such file, or of another size.
     """
     model, _ = load_network(path)
+    _check_size(model, size, path)
+    return model
+
+
+def _read(path: Path, size: NetworkSize) -> Found:
+    """Read a network of the registry once, so that all that is told of it holds, whoever replaces it meanwhile."""
+    content = path.read_bytes()
+    model, said = parse_network(content, str(path))
+    _check_size(model, size, path)
+    return Found(path, _with_time(said, path), content)
+
+
+def _check_size(model: MSD, size: NetworkSize, path: Path) -> None:
     got = NetworkSize(model.in_channels, model.out_channels, model.settings)
     if got != size:
         raise ReductionError(
             f"{path}: the network to begin with has {_describe(got)}, this training needs {_describe(size)}: set "
             "network and pairs as they were, or leave it out"
         )
-    if not all(torch.isfinite(weights).all() for weights in model.state_dict().values()):
-        raise ReductionError(f"{path}: the network has weights that are not finite: leave it out")
-    return model
 
 
 def named_sha256(settings: WarmStartSettings) -> str | None:
@@ -236,25 +265,42 @@ def named_sha256(settings: WarmStartSettings) -> str | None:
     ReductionError
         If it cannot be read.
     """
-    if settings.network is None:
+    path, advice = settings.network, "set warm_start.network to a network file, or leave it out"
+    if path is None:
         return None
     try:
-        return file_sha256(settings.network)
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise NetworkFileError(f"{path}: expected a file, got something else: {advice}")
+        return file_sha256(path)
     except OSError as error:
-        raise ReductionError(
-            f"{settings.network}: cannot be read ({error.strerror}): set warm_start.network to a network file, or "
-            "leave it out"
-        ) from error
+        raise ReductionError(f"{path}: cannot be read ({error.strerror}): {advice}") from error
 
 
 def _read_provenance(path: Path) -> dict[str, Any]:
+    """Read the header of a file alone, of which there may be many."""
     try:
         with safe_open(path, framework="pt") as file:
             said = json.loads((file.metadata() or {})["quietbeam"])["provenance"]
-        said["trained"] = datetime.fromisoformat(said["trained"]).astimezone(UTC).isoformat(timespec="microseconds")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ReductionError(f"{path}: not a network of a registry ({type(error).__name__}: {error})") from error
-    return dict(said)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # replaced: RuntimeError
+        raise _no_network(path, error) from error
+    return _with_time(said, path)
+
+
+def _with_time(said: Any, path: Path) -> dict[str, Any]:
+    """Give the provenance with the time in UTC, so that times are compared as texts are."""
+    try:
+        trained = datetime.fromisoformat(said["trained"]).astimezone(UTC).isoformat(timespec="microseconds")
+        return {**said, "trained": trained}
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise _no_network(path, error) from error
+
+
+def _no_network(path: Path, error: Exception) -> ReductionError:
+    return ReductionError(f"{path}: not a network of a registry ({type(error).__name__}: {error})")
+
+
+def _is_network(name: str) -> bool:
+    return name.endswith(".safetensors") and not name.startswith(".")
 
 
 def _left_out(error: Exception) -> Caveat:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings, Padding
-from quietbeam.noise2inverse.msd_pytorch_files import DILATIONS, load_msd_pytorch, msd_pytorch_bytes
+from quietbeam.noise2inverse.msd_pytorch_files import load_msd_pytorch, msd_pytorch_bytes
 from quietbeam.noise2inverse.msdnet_files import HDF5_START, load_msdnet, msdnet_bytes
 from quietbeam.noise2inverse.torch_archives import LEGACY_START, ZIP_START
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
 
 from .atomic import file_sha256, write_atomically
 
@@ -25,7 +26,7 @@ def convert_network(
     dilations: Sequence[int] | None = None,
     padding: Padding | None = None,
     overwrite: bool = False,
-) -> MSD:
+) -> tuple[MSD, dict[str, Any]]:
     """Write a trained network as a file of another program.
 
     Parameters
@@ -46,18 +47,26 @@ def convert_network(
     -------
     MSD
         The network as it was written.
+    dict
+        Its provenance. Where dilations were not given for a file of msd_pytorch, ``dilations_assumed`` is true in its
+        ``converted_from``.
 
     Raises
     ------
+    NetworkFileError
+        If the source is no such network.
     ReductionError
-        If the source is no such network, or the target cannot hold it.
+        If the target cannot hold it.
     FileExistsError
         If the target is there.
     ValueError
-        If the target's name is of no known kind, or dilations are given for a file that holds its own.
+        If the target's name is of no known kind or its folder is missing, or dilations are given for a file that holds
+        its own.
     """
     if target.suffix not in _WRITERS:
         raise ValueError(f"{target}: expected a name that ends with {', '.join(_WRITERS)}")
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {target.parent}; make it first")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already; --overwrite replaces it")
     model, provenance = _read(source, dilations)
@@ -68,27 +77,34 @@ def convert_network(
             f"{source}: the network continues images by {model.settings.padding} borders, a network in {target.suffix} "
             f"files always by {needed} ones: its results would change there; --padding {needed} accepts this"
         )
-    write_atomically(target, _WRITERS[target.suffix](model, provenance))
-    return model
+    try:
+        content = _WRITERS[target.suffix](model, provenance)
+    except ReductionError as error:
+        raise type(error)(f"{source}: {error}") from error
+    write_atomically(target, content)
+    return model, provenance
 
 
-def describe_network(model: MSD) -> str:
+def describe_network(model: MSD, provenance: dict[str, Any]) -> str:
     """Say how large a network is.
 
     Parameters
     ----------
     model : MSD
         The network.
+    provenance : dict
+        Where it comes from.
 
     Returns
     -------
     str
-        One line.
+        One line; it tells of dilations that were assumed.
     """
+    assumed = " (assumed: msd_pytorch files do not hold them)" if _origin(provenance).get("dilations_assumed") else ""
     settings, cycle = model.settings, ",".join(map(str, model.settings.dilations))
     return (
         f"{model.in_channels} to {model.out_channels} channels, depth {settings.depth}, width {settings.width}, "
-        f"dilations {cycle}, {settings.padding} borders"
+        f"dilations {cycle}{assumed}, {settings.padding} borders"
     )
 
 
@@ -141,10 +157,12 @@ def parse_padding(text: str) -> Padding:
 
 
 def _read(path: Path, dilations: Sequence[int] | None) -> tuple[MSD, dict[str, Any]]:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise NetworkFileError(f"{path}: expected a file, got something else")
     with path.open("rb") as file:
         start = file.read(len(LEGACY_START))
     if start.startswith((ZIP_START, LEGACY_START)):
-        model, said = load_msd_pytorch(path, dilations=dilations or DILATIONS)
+        model, said = load_msd_pytorch(path, dilations=dilations)
     elif dilations is not None:
         raise ValueError(f"{path} holds the dilations of its network; leave out --dilations")
     elif start.startswith(HDF5_START):
@@ -152,8 +170,15 @@ def _read(path: Path, dilations: Sequence[int] | None) -> tuple[MSD, dict[str, A
     elif start[8:9] == b"{":
         return load_network(path)
     else:
-        raise ReductionError(f"{path}: expected a network of quietbeam, msd_pytorch or msdnet, got {start[:8]!r}")
+        got = "a file of another kind" if start else "an empty file"
+        raise NetworkFileError(f"{path}: expected a network of quietbeam, msd_pytorch or msdnet, got {got}")
     return model, {"converted_from": said | {"file": path.name, "sha256": file_sha256(path)}}
+
+
+def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Give what the file of another program said, if the network comes from one."""
+    said = provenance.get("converted_from")
+    return said if isinstance(said, dict) else {}
 
 
 def _with_padding(model: MSD, padding: Padding) -> MSD:
@@ -164,7 +189,7 @@ def _with_padding(model: MSD, padding: Padding) -> MSD:
 
 
 def _write_msd_pytorch(model: MSD, provenance: dict[str, Any]) -> bytes:
-    return msd_pytorch_bytes(model, epoch=provenance.get("converted_from", {}).get("epoch", 0))
+    return msd_pytorch_bytes(model, epoch=_origin(provenance).get("epoch", 0))
 
 
 def _write_msdnet(model: MSD, provenance: dict[str, Any]) -> bytes:

@@ -125,7 +125,12 @@ class Reduction:
         key = self.job.keys.training(self.slices.axis.column, self.start.sha256)
         send_task(self.group, pairs, self.slices.volume, self.settings)
         training = NetworkTraining(
-            pairs, self.settings, group=self.group, progress=self.progress, start=self.start.model
+            pairs,
+            self.settings,
+            group=self.group,
+            progress=self.progress,
+            start=self.start.model,
+            scan=self.job.scan.path,
         )
         self._choose_threads(training, key)
         epochs = self._plan_training(training, key)

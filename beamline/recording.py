@@ -9,11 +9,45 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from quietbeam.reconstruction.caveats import Caveat, Decision
 
-__all__ = ["READERS", "Angles", "ChosenFrames", "FrameStack", "Reader", "Recording", "ScanSettings", "reads"]
+__all__ = [
+    "READERS",
+    "Angles",
+    "ChosenFrames",
+    "FrameStack",
+    "Reader",
+    "Recording",
+    "ScanSettings",
+    "given_text",
+    "reads",
+]
+
+
+def given_text(value: object) -> object:
+    """Refuse an empty text, which would be taken for the present folder or for no name.
+
+    Parameters
+    ----------
+    value : object
+        What a setting is given, before it is looked at otherwise.
+
+    Returns
+    -------
+    object
+        The same.
+
+    Raises
+    ------
+    pydantic_core.PydanticCustomError
+        If it is text of nothing but white space; pydantic names the setting.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("empty_text", "expected a name, or leave it out")
+    return value
 
 
 class ScanSettings(BaseModel):
@@ -43,6 +77,11 @@ class ScanSettings(BaseModel):
     allowed_link_roots: tuple[Path, ...] = Field(
         (), description="folders, besides the scan's own, that links out of an HDF5 file may lead to"
     )
+
+    @field_validator("instrument", mode="before")
+    @classmethod
+    def _check_instrument(cls, value: object) -> object:
+        return given_text(value)
 
 
 class FrameStack(Protocol):

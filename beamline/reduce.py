@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from quietbeam.noise2inverse.distributed import Group, process_group
-from quietbeam.reconstruction.errors import ArchiveError, ReductionError
+from quietbeam.reconstruction.errors import ArchiveError, QuietbeamError, ReductionError
 
 from .atomic import file_sha256, write_atomically
 from .estimate import check_space
@@ -29,6 +31,8 @@ __all__ = ["reduce_scan", "reduce_together"]
 
 LONGEST_STAGE = 7 * 86400.0
 """Seconds that a process waits for the others, which may be reconstructing; one that ends is noticed at once."""
+_BEFORE_ANY_STAGE = {"identity.json", "times.jsonl"}
+"""What is put into the scratch folder to tell whether the result is there."""
 
 
 def reduce_scan(
@@ -72,7 +76,7 @@ def reduce_scan(
     scan = open_scan(path, settings.scan)
     _keep_apart(scan, output)
     workspace = Workspace(output)
-    with workspace.locked():
+    with workspace.locked(), _nothing_left_of_a_refusal(workspace):
         job = Job(scan, settings, workspace, progress)
         if _is_done(job, overwrite):
             workspace.clean()
@@ -134,6 +138,20 @@ def _keep_apart(scan: Scan, output: Path) -> None:
     among_frames = raw.is_dir() and (workspace.output == raw or raw in workspace.output.parents)
     if among_frames or ours & {source.resolve() for source in scan.sources}:
         raise ReductionError(f"{output}: the scan {scan.path} lies there itself; choose another -o")
+
+
+@contextmanager
+def _nothing_left_of_a_refusal(workspace: Workspace) -> Iterator[None]:
+    """Take the scan's hashes away again where a command is refused beside a result; what a stopped job left stays."""
+    there = set(workspace.scratch.glob("*"))
+    try:
+        yield
+    except QuietbeamError:
+        new = set(workspace.scratch.glob("*")) - there
+        if (workspace.output / MANIFEST).exists() and {path.name for path in new} <= _BEFORE_ANY_STAGE:
+            for path in new:
+                path.unlink()
+        raise
 
 
 def _is_done(job: Job, overwrite: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -9,18 +10,19 @@ from typing import Any, NamedTuple
 
 from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
 from quietbeam.noise2inverse.msd import MSD
-from quietbeam.reconstruction.caveats import Caveat
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.caveats import Caveat, Decision
+from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
+from quietbeam.reconstruction.phase import phase_optics
 
 from .atomic import file_sha256, write_atomically
 from .job import Job
 from .journal import stage_key
-from .network_registry import NetworkRegistry, NetworkSize, named_sha256, read_network
-from .scan import Scan
+from .network_registry import NOT_READ, Found, NetworkRegistry, NetworkSize, named_sha256, read_network
+from .scan import Scan, scan_identity
 from .settings import ReductionSettings
 from .workspace import START
 
-__all__ = ["Start", "add_to_registry", "check_start", "choose_start", "registry_of"]
+__all__ = ["Start", "add_to_registry", "check_start", "choose_start", "foresee_start", "registry_of"]
 
 NO_HELP = "denoising-does-not-help"
 """Caveat under which a network is no start for others."""
@@ -57,14 +59,14 @@ def check_start(settings: ReductionSettings) -> None:
     Raises
     ------
     ReductionError
-        If the network named is no network or of another size, or the registry is no folder.
+        If the network named is no network or of another size, or the registry is no folder that can be listed.
     """
     registry, network = settings.warm_start.registry, settings.warm_start.network
     if network is not None:
         named_sha256(settings.warm_start)  # tells at once what cannot be read
-        read_network(network, _size(settings))
-    if registry is not None and registry.exists() and not registry.is_dir():
-        raise ReductionError(f"{registry}: expected a folder, got a file: set warm_start.registry to a folder")
+        _read_named(network, settings)
+    if registry is not None:
+        _check_folder(registry)
 
 
 def registry_of(scan: Scan, settings: ReductionSettings) -> NetworkRegistry | None:
@@ -92,7 +94,7 @@ def registry_of(scan: Scan, settings: ReductionSettings) -> NetworkRegistry | No
         "context": {"slices": pairs.context_slices, "steps": pairs.context_steps},
         "sections": settings.sections.model_dump(mode="json") | {"pairing": settings.pairs.strategy},
         "filter": settings.reconstruction.filter,
-        "delta_beta": settings.phase.delta_beta,
+        "phase": _phase_key(scan, settings),
         "pixel_size": None if scan.pixel_size is None else f"{scan.pixel_size:.3g} m",
     }
     return NetworkRegistry(root, scan.instrument or "unknown", key)
@@ -120,7 +122,7 @@ def choose_start(job: Job) -> Start:
     if network is not None:
         source, choose = job.keys.named_start, partial(_named, job, network)
     elif registry is not None:
-        source, choose = str(registry.folder.resolve()), partial(_newest, job, registry)
+        source, choose = os.path.realpath(registry.folder), partial(_newest, job, registry)
     else:
         return Start(None, None)
     record = job.workspace.record("start", stage_key("start", job.keys.scan, source))
@@ -131,6 +133,37 @@ def choose_start(job: Job) -> Start:
     job.decide("start", *chosen["decision"])
     origin = chosen["origin"]
     return Start(read_network(copy, _size(job.settings)) if origin else None, origin)
+
+
+def foresee_start(scan: Scan, settings: ReductionSettings) -> tuple[Decision, list[Caveat]]:
+    """Tell what training would begin with if it began now.
+
+    The scan is read, to tell its own networks by its hash, only if the newest network is of a scan of this name.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    settings : ReductionSettings
+        All settings, which `check_start` accepts.
+
+    Returns
+    -------
+    Decision
+        ``start``.
+    list of Caveat
+        What would be left out.
+    """
+    network, registry = settings.warm_start.network, registry_of(scan, settings)
+    if network is not None:
+        _, said = load_network(network)
+        return Decision("start", *_tell_named(network, _name_of(said, network.name))), []
+    if registry is None:
+        return Decision("start", "random weights", "neither warm_start.registry nor warm_start.network is set"), []
+    found, caveats = registry.newest(_size(settings), but_not_of="")
+    if found is not None and found.provenance.get("name") == scan.name:
+        found, caveats = registry.newest(_size(settings), but_not_of=scan_identity(scan)["sha256"])
+    return Decision("start", *_tell_newest(registry, found, caveats)), caveats
 
 
 def add_to_registry(job: Job, model: MSD, provenance: dict[str, Any]) -> None:
@@ -150,7 +183,8 @@ def add_to_registry(job: Job, model: MSD, provenance: dict[str, Any]) -> None:
         return
     path = registry.path(job.scan.name, job.identity["sha256"])
     if NO_HELP in {caveat.code for caveat in job.caveats}:
-        job.decide("registry", "network not added", f"a start for nobody: {NO_HELP}")
+        why = "it does not denoise the slices held out, see the warning: no other scan should begin with it"
+        job.decide("registry", "network not added", why)
         return
     said = {"name": job.scan.name, "trained": datetime.now(UTC).isoformat(timespec="microseconds")}
     try:
@@ -167,6 +201,46 @@ def _size(settings: ReductionSettings) -> NetworkSize:
     return NetworkSize((2 * pairs.context_slices + 1) * (2 * pairs.context_steps + 1), 1, settings.network)
 
 
+def _phase_key(scan: Scan, settings: ReductionSettings) -> dict[str, Any] | None:
+    """Tell what the phase filter does to the images; what a scan measures anew each time to three digits."""
+    optics = phase_optics(settings.phase, energy=scan.energy, distance=scan.distance, pixel_size=scan.pixel_size)
+    if optics is None:
+        return None
+    measured = {
+        "energy": f"{optics.energy:.3g} keV",
+        "distance": f"{optics.distance:.3g} m",
+        "pixel_size": f"{optics.pixel_size:.3g} m",
+    }
+    return settings.phase.model_dump(mode="json") | measured
+
+
+def _check_folder(registry: Path) -> None:
+    """Refuse a registry that is there and cannot be listed."""
+    try:
+        next(registry.iterdir(), None)
+    except FileNotFoundError:
+        pass  # made when the first network is added
+    except NotADirectoryError:
+        raise ReductionError(
+            f"{registry}: expected a folder, got a file: set warm_start.registry to a folder"
+        ) from None
+    except OSError as error:
+        raise ReductionError(
+            f"{registry}: the folder of networks cannot be listed ({error.strerror}): set warm_start.registry to one "
+            "that can, or leave it out"
+        ) from error
+
+
+def _read_named(path: Path, settings: ReductionSettings) -> MSD:
+    try:
+        return read_network(path, _size(settings))
+    except NetworkFileError as error:
+        raise NetworkFileError(
+            f"{error}; warm_start.network takes a network.safetensors of quietbeam: convert that of another program "
+            "with `quietbeam convert-network`"
+        ) from error
+
+
 def _is_kept(copy: Path, origin: dict[str, Any] | None) -> bool:
     return origin is None or (copy.is_file() and file_sha256(copy) == origin["sha256"])
 
@@ -175,17 +249,13 @@ def _named(job: Job, path: Path, copy: Path) -> dict[str, Any]:
     if named_sha256(job.settings.warm_start) != job.keys.named_start:
         raise ReductionError(f"{path}: changed while the scan was reduced; run the command again")
     origin = _copy(path.read_bytes(), path.name, copy)
-    return _choice(origin, f"network of {origin['name']}", "warm_start.network")
+    return _choice(origin, *_tell_named(path, origin["name"]))
 
 
 def _newest(job: Job, registry: NetworkRegistry, copy: Path) -> dict[str, Any]:
     found, caveats = registry.newest(_size(job.settings), but_not_of=job.keys.scan)
-    if found is None:
-        why = f"no network of another scan with these settings is in {registry.folder}"
-        return _choice(None, "random weights", why, caveats)
-    day = found.provenance["trained"][:10]
-    origin = _copy(found.content, found.path.name, copy)
-    return _choice(origin, f"network of {origin['name']}", f"same instrument and settings, trained {day}", caveats)
+    origin = _copy(found.content, found.path.name, copy) if found else None
+    return _choice(origin, *_tell_newest(registry, found, caveats), caveats)
 
 
 def _choice(
@@ -198,5 +268,27 @@ def _copy(content: bytes, name: str, copy: Path) -> dict[str, Any]:
     """Copy a network file, and tell what it is."""
     write_atomically(copy, content)
     _, said = load_network(copy)
-    name = f"scan {said['name']}" if said.get("name") else name
-    return {"sha256": file_sha256(copy), "name": name, "scan": said.get("scan")}
+    return {"sha256": file_sha256(copy), "name": _name_of(said, name), "scan": said.get("scan")}
+
+
+def _name_of(said: dict[str, Any], file_name: str) -> str:
+    return f"scan {said['name']}" if said.get("name") else file_name
+
+
+def _tell_named(path: Path, name: str) -> tuple[str, str]:
+    """Say what is named to begin with, and its file."""
+    return _with_file(name, path.name), "warm_start.network"
+
+
+def _tell_newest(registry: NetworkRegistry, found: Found | None, caveats: list[Caveat]) -> tuple[str, str]:
+    """Say what was found in a registry, and its file."""
+    if found is not None:
+        value = _with_file(_name_of(found.provenance, found.path.name), found.path.name)
+        return value, f"same instrument and settings, trained {found.provenance['trained'][:10]}"
+    if NOT_READ in {caveat.code for caveat in caveats}:
+        return "random weights", f"{registry.folder} cannot be read"
+    return "random weights", f"no network of another scan with these settings is in {registry.folder}"
+
+
+def _with_file(name: str, file_name: str) -> str:
+    return f"network {name}" if name == file_name else f"network of {name}, {file_name}"

@@ -189,7 +189,11 @@ class Run:
 
     def _trainer(self, choice: Choice, num_epochs: int, *, held_out_batches: int = 1) -> NoiseTrainer:
         crop = round(self.task.crop_size * choice.pairs.get("crop_size", 1))
-        pairs = Pairs(self.task.sections, self.task.shares, PairSettings(**{"augment": False} | choice.pairs | {"crop_size": crop}))
+        pairs = Pairs(
+            self.task.sections,
+            self.task.shares,
+            PairSettings(**{"augment": False} | choice.pairs | {"crop_size": crop}),
+        )
         training = PLAIN | choice.training
         settings = TrainingSettings(steps_per_epoch=STEPS, held_out_batches=held_out_batches, **training)
         return NoiseTrainer(pairs, settings, self.task.network, num_epochs=num_epochs)

@@ -8,20 +8,24 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError
 
 from .msd import MSD, NetworkSettings
 
-__all__ = ["FORMAT", "load_network", "network_bytes"]
+__all__ = ["FORMAT", "load_network", "network_bytes", "parse_network"]
 
 FORMAT = "quietbeam-msd-2"
 """Name of the file format, for ever."""
 _FORMAT_1 = "quietbeam-msd-1"
 """Dilations from 1 to a number, and one mean and standard deviation for all channels."""
+
+
+_HEADER_AT = 8
+"""Byte at which safetensors' header begins; its length stands before."""
 
 
 class _Header(BaseModel):
@@ -87,29 +91,66 @@ def load_network(path: Path) -> tuple[MSD, dict[str, Any]]:
 
     Raises
     ------
-    ReductionError
-        If the file is not such a network, or not a whole one.
+    NetworkFileError
+        If the file is not such a network, or not a whole one, or holds a number that is not finite or a standard
+        deviation that is not above 0.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {}).get("quietbeam", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ReductionError(f"{path}: not a network file ({error})") from error
-    name = content.get("format") if isinstance(content, dict) else content
-    if name not in (FORMAT, _FORMAT_1):
-        raise ReductionError(f"{path}: expected a network of format {FORMAT}, got {name!r}")
+        with path.open("rb") as file:
+            start = file.read(_HEADER_AT + 1)  # nothing more of what is no such file, however large
+            content = start + file.read() if start[_HEADER_AT:] == b"{" else start
+    except OSError as error:
+        raise NetworkFileError(f"{path}: not a network file ({error})") from error
+    return parse_network(content, str(path))
+
+
+def parse_network(content: bytes, name: str) -> tuple[MSD, dict[str, Any]]:
+    """Read a network from the content of its file.
+
+    Parameters
+    ----------
+    content : bytes
+        From `network_bytes`.
+    name : str
+        Of the file, for messages.
+
+    Returns
+    -------
+    MSD
+        The network, on the CPU.
+    dict
+        Its provenance.
+
+    Raises
+    ------
+    NetworkFileError
+        As `load_network`.
+    """
     try:
-        if name == _FORMAT_1:
-            content, tensors = _brought_up_to_date(content, tensors)
-        header = _Header.model_validate(content)
+        tensors, said = load(content), _header_of(content)
+    except (SafetensorError, ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
+        raise NetworkFileError(f"{name}: not a network file ({error})") from error
+    known = said.get("format") if isinstance(said, dict) else None
+    if known not in (FORMAT, _FORMAT_1):
+        raise NetworkFileError(f"{name}: expected a network of format {FORMAT}, got {str(known)[:40]!r}")
+    try:
+        if known == _FORMAT_1:
+            said, tensors = _brought_up_to_date(said, tensors)
+        header = _Header.model_validate(said)
         return _network(header, tensors), header.provenance
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
-        raise ReductionError(f"{path}: damaged network file: {place} in its header: {problem['msg']}") from error
+        raise NetworkFileError(f"{name}: damaged network file: {place} in its header: {problem['msg']}") from error
     except ValueError as error:
-        raise ReductionError(f"{path}: damaged network file: {error}") from error
+        raise NetworkFileError(f"{name}: damaged network file: {error}") from error
+
+
+def _header_of(content: bytes) -> Any:
+    """Take what `network_bytes` says of the network out of the header of safetensors: its length, then JSON."""
+    length = int.from_bytes(content[:_HEADER_AT], "little")
+    metadata = json.loads(content[_HEADER_AT : _HEADER_AT + length]).get("__metadata__") or {}
+    return json.loads(metadata.get("quietbeam", "{}"))
 
 
 def _network(header: _Header, tensors: dict[str, Tensor]) -> MSD:
@@ -126,7 +167,17 @@ def _network(header: _Header, tensors: dict[str, Tensor]) -> MSD:
         if tuple(got.shape) != shape or not got.is_floating_point():
             raise ValueError(f"tensor {name} must be real and of shape {shape}, got {got.dtype} of {tuple(got.shape)}")
     model.load_state_dict(tensors)
+    _check_numbers(model)
     return model
+
+
+def _check_numbers(model: MSD) -> None:
+    """Refuse a network that could only give images which are not finite."""
+    for name, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise ValueError(f"tensor {name} holds numbers that are not finite: take another network")
+        if name.endswith("_std") and not (values > 0).all():
+            raise ValueError(f"tensor {name} holds a standard deviation that is not above 0: take another network")
 
 
 def _numbers_of(header: _Header) -> int:

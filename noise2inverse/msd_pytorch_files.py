@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
 
 from .msd import MSD
 from .network_parts import NetworkParts, join_network, split_network
+from .pickled_values import describe
 from .torch_archives import MALFORMED, StoredTensor, TorchArchive, read_torch_archive
 
 __all__ = ["DILATIONS", "load_msd_pytorch", "msd_pytorch_bytes"]
@@ -34,38 +35,43 @@ _LAYER = re.compile(r"1\.msd_block\.weight\d+")
 _ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
 
 
-def load_msd_pytorch(path: Path, *, dilations: Sequence[int] = DILATIONS) -> tuple[MSD, dict[str, Any]]:
+def load_msd_pytorch(path: Path, *, dilations: Sequence[int] | None = None) -> tuple[MSD, dict[str, Any]]:
     """Read a network for regression that msd_pytorch has saved.
 
     Parameters
     ----------
     path : Path
         File of either format of ``torch.save``, with the whole state or the state dict alone.
-    dilations : sequence of int
-        What the network was made with; the file does not say. Taken in turn, pixels.
+    dilations : sequence of int, optional
+        What the network was made with; the file does not say. Taken in turn, pixels. [`DILATIONS`]
 
     Returns
     -------
     MSD
         The network, on the CPU, with padding "symmetric". Weights other than float32 are rounded to it.
     dict
-        What else the file says: ``{"format": "msd_pytorch"}``, and "epoch" where it is known.
+        ``{"format": "msd_pytorch", "dilations", "dilations_assumed"}``: those taken, and whether none were given; the
+        network is another one if it was made with others. Also "epoch", where the file says it.
 
     Raises
     ------
-    ReductionError
+    NetworkFileError
         If the file is no such network: damaged, 3D, for segmentation, with channels that are mixed by its scaling.
     """
+    taken = DILATIONS if dilations is None else tuple(dilations)
     archive = read_torch_archive(path)
     try:
         saved = archive.content
+        if not isinstance(saved, dict):
+            raise TypeError(f"expected a state dict, got {_kind(saved)}")
         state = saved.get("state_dict", saved)
         epoch = saved.get("epoch")
         parts = _read_parts(archive, _known_names(state))
-        model = join_network(parts, dilations=dilations, padding="symmetric")
+        model = join_network(parts, dilations=taken, padding="symmetric")
     except MALFORMED as error:
-        raise ReductionError(f"{path}: not a network of msd_pytorch that can be used: {error}") from error
-    return model, {"format": "msd_pytorch"} | ({"epoch": epoch} if isinstance(epoch, int) else {})
+        raise NetworkFileError(f"{path}: not a network of msd_pytorch that can be used: {error}") from error
+    said = {"format": "msd_pytorch", "dilations": list(taken), "dilations_assumed": dilations is None}
+    return model, said | ({"epoch": epoch} if type(epoch) is int else {})
 
 
 def msd_pytorch_bytes(model: MSD, *, epoch: int = 0) -> bytes:
@@ -117,12 +123,16 @@ def _state_dict(parts: NetworkParts) -> OrderedDict[str, Tensor]:
     )
 
 
+def _kind(saved: object) -> str:
+    return "a tensor" if isinstance(saved, StoredTensor) else describe(saved)
+
+
 def _known_names(state: Mapping[str, object]) -> dict[str, StoredTensor]:
     """Tensors by their names without prefix."""
     tensors = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
-            raise TypeError(f"expected tensors by name, got {type(value).__name__} for {str(name)[:40]!r}")
+            raise TypeError(f"expected tensors by name, got {type(value).__name__} for {describe(name)}")
         tensors[name.removeprefix(_PARALLEL)] = value
     if any(name.startswith("1.0.msd_block") for name in tensors):
         raise ValueError("it is for segmentation; only networks for regression can be converted")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
 
 from .msd import MSD
 from .network_parts import NetworkParts, join_network, split_network
@@ -28,6 +28,7 @@ HDF5_START = b"\x89HDF\r\n\x1a\n"
 """First bytes of the file."""
 
 _GROUP = "network"
+_SHOWN = 40
 _FLOAT, _INTEGER = "f", "iu"  # kinds of NumPy's types
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, RuntimeError)
 
@@ -50,16 +51,18 @@ def load_msdnet(path: Path) -> tuple[MSD, dict[str, Any]]:
 
     Raises
     ------
-    ReductionError
+    NetworkFileError
         If the file is no such network: damaged, with parts missing or of other shapes, or with 3D filters.
     """
     try:
         with h5py.File(path, "r") as file:
+            if not isinstance(file.get(_GROUP, getlink=True), h5py.HardLink):
+                raise ValueError(f"there is no group named {_GROUP} in it")
             reader = _Reader(file, path.stat().st_size)
             dilations, parts = _read_parts(reader)
         model = join_network(parts, dilations=_shortest_cycle(dilations), padding="reflect")
     except _MALFORMED as error:
-        raise ReductionError(f"{path}: not a network of msdnet that can be used: {error}") from error
+        raise NetworkFileError(f"{path}: not a network of msdnet that can be used: {error}") from error
     return model, {"format": "msdnet"}
 
 
@@ -118,10 +121,14 @@ class _Reader:
         self.file, self.left = file, num_bytes
 
     def count(self, name: str) -> int:
-        number = self.file[_GROUP].attrs[name]
-        if np.ndim(number) != 0 or not np.issubdtype(np.asarray(number).dtype, np.integer) or number < 1:
-            raise ValueError(f"{name}: expected a number of at least 1, got {str(number)[:40]}")
-        return int(number)
+        attributes = self.file[_GROUP].attrs
+        kept = attributes.get_id(name)
+        if kept.shape != () or kept.dtype.kind not in _INTEGER:
+            raise ValueError(f"{name}: expected one integer, got {_describe(kept)}")
+        number = int(attributes[name])
+        if number < 1:
+            raise ValueError(f"{name}: expected a number of at least 1, got {number}")
+        return number
 
     def array(self, name: str, shape: tuple[int, ...], kind: str) -> np.ndarray[Any, Any]:
         data = self.file[_GROUP]
@@ -130,7 +137,7 @@ class _Reader:
                 raise ValueError(f"{name}: missing, or a link to somewhere else")
             data = data[step]
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.dtype.kind not in kind:
-            raise ValueError(f"{name}: expected numbers of shape {shape}, got {data}")
+            raise ValueError(f"{name}: expected numbers of shape {shape}, got {_describe(data)}")
         if data.chunks is not None or data.external or data.is_virtual:
             raise ValueError(f"{name}: expected a plain dataset, neither compressed nor from another file")
         self.left -= data.size
@@ -145,6 +152,13 @@ class _Reader:
         if f"gam_{side}" not in self.file[_GROUP]:
             return torch.ones(channels), torch.zeros(channels)
         return self.tensor(f"gam_{side}", (channels,)), self.tensor(f"off_{side}", (channels,))
+
+
+def _describe(data: Any) -> str:
+    """Say what is in a place of the file, without reading it."""
+    if not hasattr(data, "dtype"):
+        return type(data).__name__
+    return f"{str(data.dtype)[:_SHOWN]} of shape {data.shape}"
 
 
 def _read_parts(reader: _Reader) -> tuple[list[int], NetworkParts]:

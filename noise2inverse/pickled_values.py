@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-__all__ = ["read_pickle", "take"]
+__all__ = ["describe", "read_pickle", "take"]
 
 _CONSTANTS: dict[bytes, object] = {b"N": None, b"\x88": True, b"\x89": False, b")": ()}
 _NUMBERS = {b"J": "<i", b"K": "<B", b"M": "<H", b"G": ">d"}
@@ -24,6 +24,7 @@ _TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
 _PUTS = {b"q": "<B", b"r": "<I"}
 _GETS = {b"h": "<B", b"j": "<I"}
 _MOST_ARGUMENTS = 8
+_SHOWN = 40
 
 
 def read_pickle(source: BytesIO, names: Mapping[str, object], fetch: Callable[[Any], object]) -> Any:
@@ -79,6 +80,24 @@ def take(source: BytesIO, num_bytes: int) -> bytes:
     if len(content) != num_bytes:
         raise ValueError(f"expected {num_bytes} more bytes at byte {source.tell()}, got {len(content)}")
     return content
+
+
+def describe(value: object) -> str:
+    """Say what a value is, for a message. Tuples within tuples may be written out without end, so none is.
+
+    Parameters
+    ----------
+    value : object
+        Any value of a pickle.
+
+    Returns
+    -------
+    str
+        The beginning of a text or of an integer, else the name of the type.
+    """
+    if isinstance(value, str):
+        return repr(value[:_SHOWN])
+    return str(value)[:_SHOWN] if type(value) is int else type(value).__name__
 
 
 class _Machine:
@@ -141,7 +160,8 @@ class _Machine:
     def push_named(self) -> None:
         module, name = (str(self.source.readline()[:-1], "ascii") for _ in range(2))
         if f"{module}.{name}" not in self.names:
-            raise ValueError(f"asks for {module}.{name}, which no file of tensors needs; nothing was run")
+            asked = f"{module[:_SHOWN]}.{name[:_SHOWN]}"
+            raise ValueError(f"asks for {asked}, which no file of tensors needs; nothing was run")
         self.stack.append(self.names[f"{module}.{name}"])
 
     def call(self) -> None:

@@ -27,12 +27,18 @@ def section_statistics(sections: Sections, *, num_slices: int = 16) -> tuple[NDA
     -------
     mean, std : float64, shape (channel,)
         In the unit of the data; std is 1 for a channel that is constant but for rounding.
+
+    Raises
+    ------
+    ValueError
+        If a value of those slices is not finite.
     """
     sections = with_channel_axis(sections)
     everything = slice(None)
     total, squares, count = np.zeros(sections.shape[2]), np.zeros(sections.shape[2]), 0
     for row in np.unique(np.linspace(0, sections.shape[0] - 1, num_slices).astype(int)):
         block = sections[row : row + 1, everything, everything, everything, everything]
+        _check_finite(block[0], int(row))
         values = block.mean(axis=1, dtype=np.float64)[0]  # (channel, y, x)
         total, squares = total + values.sum(axis=(1, 2)), squares + (values**2).sum(axis=(1, 2))
         count += values[0].size
@@ -40,3 +46,12 @@ def section_statistics(sections: Sections, *, num_slices: int = 16) -> tuple[NDA
     variance = squares / count - mean**2
     varies = variance > (ROUNDING * mean) ** 2
     return mean, np.sqrt(np.where(varies, variance, 1.0))
+
+
+def _check_finite(sections: NDArray[np.float32], row: int) -> None:
+    bad = np.argwhere(~np.isfinite(sections))
+    if len(bad):
+        raise ValueError(
+            f"slice {row} has {len(bad)} values that are not finite, the first in section {bad[0][0]}, of which "
+            "no mean and deviation can be taken: mend the projections it comes from, or leave them or this slice out"
+        )

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError
 
-from .pickled_values import read_pickle, take
+from .pickled_values import describe, read_pickle, take
 
 __all__ = ["LEGACY_START", "MALFORMED", "ZIP_START", "StoredTensor", "TorchArchive", "read_torch_archive"]
 
@@ -36,6 +36,7 @@ MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, 
 _LEGACY_VERSION = 1001
 _MOST_DIMENSIONS = 8
 _LARGEST = 2**40
+_LONGEST_KEY = 64
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _DTYPES: dict[str, object] = {
     "torch.FloatStorage": torch.float32,
@@ -152,7 +153,7 @@ def read_torch_archive(path: Path) -> TorchArchive:
 
     Raises
     ------
-    ReductionError
+    NetworkFileError
         If it is damaged or of another kind, or asks for anything but tensors in containers.
     OSError
         If it cannot be read.
@@ -165,7 +166,7 @@ def read_torch_archive(path: Path) -> TorchArchive:
             return _read_legacy(content)
         raise ValueError(f"it begins with {content[:8]!r}")
     except (*MALFORMED, zipfile.BadZipFile, RuntimeError) as error:
-        raise ReductionError(f"{path}: not a PyTorch file of tensors, or damaged: {error}") from error
+        raise NetworkFileError(f"{path}: not a PyTorch file of tensors, or damaged: {error}") from error
 
 
 def _read_zip(content: bytes) -> TorchArchive:
@@ -194,13 +195,15 @@ def _read_legacy(content: bytes) -> TorchArchive:
     source, found = BytesIO(content), dict[str, _Storage]()
     take(source, len(LEGACY_START))
     version, system = _read_object(source, found), _read_object(source, found)
-    if version != _LEGACY_VERSION or system["little_endian"] is not True:
-        raise ValueError(
-            f"expected version {_LEGACY_VERSION} and little-endian numbers, got {version!r} and {system!r}"
-        )
+    if type(version) is not int or version != _LEGACY_VERSION:
+        raise ValueError(f"expected version {_LEGACY_VERSION}, got {describe(version)}")
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("expected that it says little_endian of its numbers")
     value = _read_object(source, found)
     storages = {}
     for key in _read_object(source, found):
+        if not isinstance(key, str) or key not in found:
+            raise ValueError(f"expected the key of a storage that is in use, got {describe(key)}")
         (length,) = struct.unpack("<q", take(source, 8))
         storages[key] = _flat(take(source, length * found[key].dtype.itemsize), found[key])
     if storages.keys() != found.keys():
@@ -234,8 +237,10 @@ def _storage(identifier: Any) -> _Storage:
         raise ValueError("expected the identifier of a storage")
     dtype, key, _, length = identifier[1:5]
     start = identifier[5][1] if identifier[5:] and identifier[5] is not None else 0
-    if not isinstance(dtype, torch.dtype) or not isinstance(key, str) or type(length) is not int:
-        raise ValueError("expected the type, key and length of a storage")
+    if not isinstance(dtype, torch.dtype) or not isinstance(key, str) or len(key) > _LONGEST_KEY:
+        raise ValueError(f"expected the type of a storage and its key of at most {_LONGEST_KEY} letters")
+    if type(length) is not int or type(start) is not int:
+        raise ValueError("expected the length of a storage, and where a part of it begins")
     return _Storage(key, dtype, length, start)
 
 

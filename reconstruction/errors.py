@@ -7,7 +7,8 @@
         ├── ScanError       the measurement cannot be read or cannot be meant so       (exit code 3)
         ├── ReductionError  a step cannot be done with what there is                   (exit code 1)
         │   ├── SpaceError  not enough disk or memory for it                           (exit code 5)
-        │   └── LockedError another process is at work on the same output              (exit code 6)
+        │   ├── LockedError another process is at work on the same output              (exit code 6)
+        │   └── NetworkFileError    a file holds no trained network that can be used   (exit code 3)
         └── ArchiveError    an archive is damaged, cut short or of an unknown format   (exit code 7)
 
 A caller's mistake in the arguments of a function is a plain ``ValueError`` or ``TypeError``.
@@ -15,7 +16,15 @@ A caller's mistake in the arguments of a function is a plain ``ValueError`` or `
 
 from __future__ import annotations
 
-__all__ = ["ArchiveError", "LockedError", "QuietbeamError", "ReductionError", "ScanError", "SpaceError"]
+__all__ = [
+    "ArchiveError",
+    "LockedError",
+    "NetworkFileError",
+    "QuietbeamError",
+    "ReductionError",
+    "ScanError",
+    "SpaceError",
+]
 
 
 class QuietbeamError(Exception):
@@ -44,6 +53,12 @@ class LockedError(ReductionError):
     """Another process is at work on the same output."""
 
     exit_code = 6
+
+
+class NetworkFileError(ReductionError):
+    """A file that should hold a trained network is damaged, of another kind, or holds one that cannot be used."""
+
+    exit_code = 3
 
 
 class ArchiveError(QuietbeamError):

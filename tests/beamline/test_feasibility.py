@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from quietbeam.beamline.feasibility import check_feasible
 from quietbeam.beamline.inspect import describe_plan
 from quietbeam.beamline.scan import Scan, open_scan
+from quietbeam.noise2inverse.pairs import PairSettings
 from quietbeam.reconstruction.errors import QuietbeamError, ReductionError, ScanError
 from quietbeam.reconstruction.reconstructors import available_reconstructors
 
@@ -78,6 +80,22 @@ def test_phase_retrieval_of_a_library_that_is_not_here_is_refused(scan: Scan) ->
 def test_a_device_that_is_not_here_is_refused(scan: Scan) -> None:
     with pytest.raises(ReductionError, match="torch finds no CUDA device"):
         check_feasible(scan, small_settings(compute__device="cuda"))
+
+
+def test_a_plan_tells_choices_of_training_and_times_of_seconds(scan: Scan) -> None:
+    lines = list(describe_plan(Path(scan.path), small_settings()))
+    assert not any(line.startswith("chosen") for line in lines)
+    assert "time        under a minute on one core" in lines
+    augment = not PairSettings().augment
+    changes = {"pairs__strategy": "1:X", "training__schedule": "cosine", "training__patience": 2}
+    changes["pairs__augment"] = augment
+    lines = list(describe_plan(Path(scan.path), small_settings(**changes)))
+    expected = (
+        f"pairs.strategy=1:X, pairs.augment={str(augment).lower()}, training.schedule=cosine, training.patience=2"
+    )
+    assert f"chosen      {expected}" in lines
+    lines = list(describe_plan(Path(scan.path), small_settings(training__minutes=3, training__epochs=None)))
+    assert any(re.fullmatch(r"time        about 3\.\d minutes on one core", line) for line in lines)
 
 
 def test_a_plan_tells_the_sections(scan: Scan) -> None:

@@ -1,11 +1,14 @@
 """Training that begins with the network of an earlier scan: which one, told how, and the same after a crash."""
 
 import json
+import os
 import re
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import h5py
 import numpy as np
@@ -14,19 +17,21 @@ import torch
 
 from quietbeam.beamline.atomic import file_sha256
 from quietbeam.beamline.held_out import HeldOut, caveats_of_denoising
+from quietbeam.beamline.inspect import describe_plan
 from quietbeam.beamline.job import Job
 from quietbeam.beamline.network_registry import NetworkRegistry, NetworkSize
 from quietbeam.beamline.reduce import reduce_scan
 from quietbeam.beamline.scan import ScanSettings, open_scan
-from quietbeam.beamline.warm_start import add_to_registry, choose_start, registry_of
+from quietbeam.beamline.warm_start import add_to_registry, check_start, choose_start, registry_of
 from quietbeam.beamline.workspace import METRICS, START, Workspace
-from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
+from quietbeam.noise2inverse.checkpoint import load_network, network_bytes, parse_network
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
 
 from .jobs import small_scan, small_settings
 from .test_reduce import Recorder
 
+PHASE = {"phase__delta_beta": 100.0, "phase__energy": 20.0, "phase__distance": 0.1}
 SIZE = NetworkSize(5, 1, NetworkSettings(depth=10))
 STEPS = 40
 """Of an epoch: enough for a network that denoises, which alone is kept for others."""
@@ -133,7 +138,7 @@ def test_the_next_scan_begins_with_it(first, second):
         "scan": load_network(earlier)[1]["scan"],
     }
     decision = told(recorder, "start")
-    assert decision.value == "network of scan foam 0"
+    assert decision.value == f"network of scan foam 0, {earlier.name}"
     assert decision.reason.startswith("same instrument and settings, trained 2")
     assert {path.name[:6] for path in registry.rglob("*.safetensors")} == {"foam_0", "foam_1", "torn.s"}
 
@@ -157,7 +162,7 @@ def test_what_it_begins_with_is_learned_already(second, scans, tmp_path):
         {"pairs__context_steps": 1},
         {"sections__num_sections": 3},
         {"reconstruction__filter": "hann"},
-        {"phase__delta_beta": 100.0},
+        PHASE,
     ],
 )
 def test_the_key_changes_with_all_that_weights_depend_on(scans, tmp_path, change):
@@ -205,6 +210,36 @@ def test_the_newest_is_taken_by_the_time_it_tells(tmp_path):
     assert NetworkRegistry(tmp_path, "b", {}).newest(SIZE, but_not_of="") == (None, [])
 
 
+def test_a_network_that_is_replaced_meanwhile_is_told_as_it_is(tmp_path):
+    """Good ones, one of a scan that does not count, one of another size and a torn one lie there in turn."""
+    registry, replaced = NetworkRegistry(tmp_path, "a", {}), Event()
+    path = registry.path("foam", "0" * 64)
+    contents = [network(4, **LATER), network(6, **LATER), network(7, **LATER), network(5, channels=3, **LATER), b"torn"]
+    registry.store(path, contents[0])
+
+    def replace():
+        for content in cycle(contents):
+            if replaced.is_set():
+                return
+            (tmp_path / "next").write_bytes(content)
+            (tmp_path / "next").replace(path)
+
+    thread = Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(100):
+            found, caveats = registry.newest(SIZE, but_not_of=f"{7:064x}")
+            if found:
+                model, said = parse_network(found.content, "found")
+                assert model.in_channels == SIZE.in_channels
+                assert found.provenance["name"] == said["name"] != "foam 7"
+            else:
+                assert {caveat.code for caveat in caveats} <= {"network-left-out"}
+    finally:
+        replaced.set()
+        thread.join()
+
+
 def test_jobs_that_write_the_same_network_at_once_leave_a_whole_one(tmp_path):
     registry = NetworkRegistry(tmp_path, "a", {})
     path, failures = registry.path("foam", "0" * 64), []
@@ -242,6 +277,33 @@ def not_finite():
     model = MSD(5, 1, SIZE.settings)
     model.input_mean.fill_(torch.nan)
     return network_bytes(model, {"trained": "2030-01-01T00:00:00+00:00"})
+
+
+PHASE_CHANGES = [
+    {"phase__delta_beta": 101.0},
+    {"phase__energy": 21.0},
+    {"phase__distance": 0.2},
+    {"phase__pixel_size": 2e-6},
+    {"phase__padding": "symmetric"},
+    {"phase__method": "tomopy-paganin"},
+]
+
+
+@pytest.mark.parametrize("change", PHASE_CHANGES)
+def test_the_key_changes_with_all_of_the_phase_retrieval_where_it_is_on(scans, tmp_path, change):
+    off = {"phase__delta_beta": None}
+    one, other = settings_with(tmp_path, **PHASE), settings_with(tmp_path, **PHASE | change)
+    assert registry_of(open_scan(scans[0]), one).folder != registry_of(open_scan(scans[0]), other).folder
+    one, other = settings_with(tmp_path, **PHASE | off), settings_with(tmp_path, **PHASE | change | off)
+    assert registry_of(open_scan(scans[0]), one).folder == registry_of(open_scan(scans[0]), other).folder
+
+
+@pytest.mark.parametrize(("energy", "same"), [(20.01, True), (20.1, False)])
+def test_the_energy_of_the_scan_counts_to_three_digits(scans, tmp_path, energy, same):
+    settings = settings_with(tmp_path, phase__delta_beta=100.0, phase__distance=0.1)
+    scan = open_scan(scans[0])
+    folders = {registry_of(replace(scan, energy=value), settings).folder for value in (20.0, energy)}
+    assert len(folders) == (1 if same else 2)
 
 
 LATER = {"trained": "2030-01-01T00:00:00+00:00"}
@@ -349,7 +411,7 @@ def test_a_network_named_goes_before_the_registry(registry, scans, tmp_path):
     with job_of(scans[1], tmp_path / "out", settings) as job:
         key = job.keys.result
         assert choose_start(job).sha256 == file_sha256(path)
-        assert told(job, "start") == ("start", "network of scan foam 3", "warm_start.network")
+        assert told(job, "start") == ("start", "network of scan foam 3, mine.safetensors", "warm_start.network")
     copy = settings_with(warm_start__network=path.rename(tmp_path / "copy"))
     with job_of(scans[1], tmp_path / "other", copy) as job:
         assert job.keys.result == key
@@ -378,6 +440,84 @@ def test_a_network_named_that_does_not_fit_is_refused_at_once(scans, tmp_path, c
     assert not recorder.before, "a stage was begun"
 
 
+def test_a_file_that_is_no_network_is_bad_data_and_says_what_to_take(scans, tmp_path):
+    with pytest.raises(NetworkFileError, match=r"a network\.safetensors of quietbeam.*`quietbeam convert-network`"):
+        check_start(settings_with(warm_start__network=scans[0]))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NetworkFileError, match="pipe: expected a file, got something else"):
+        check_start(settings_with(warm_start__network=tmp_path / "pipe"))
+    assert NetworkFileError.exit_code == 3
+
+
+def without_rights(path):
+    path.mkdir(mode=0)
+    return path
+
+
+def too_long(path):
+    return path.with_name("x" * 300)
+
+
+def in_a_circle(path):
+    path.symlink_to(path)
+    return path
+
+
+BARRED = [
+    pytest.param(
+        without_rights, "Permission denied", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
+    ),
+    (too_long, "File name too long"),
+    (in_a_circle, "Too many levels"),
+]
+
+
+@pytest.mark.parametrize(("bar", "message"), BARRED)
+def test_a_registry_that_cannot_be_listed_is_refused_at_once(scans, tmp_path, bar, message):
+    recorder, path = Recorder(), bar(tmp_path / "networks")
+    with pytest.raises(ReductionError, match=rf"{path}: the folder .* cannot be listed \({message}.*warm_start\.reg"):
+        reduce_scan(scans[0], tmp_path / "out", settings_with(path), progress=recorder)
+    assert not recorder.before, "a stage was begun"
+
+
+@pytest.mark.parametrize("bar", [without_rights, in_a_circle, Path.touch])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_folder_of_the_registry_that_cannot_be_read_costs_a_warning(scans, tmp_path, bar, levels):
+    if bar is without_rights and os.geteuid() == 0:
+        pytest.skip("root may read all")
+    settings = settings_with(tmp_path / "networks")
+    folder = registry_of(open_scan(scans[0]), settings).folder
+    barred = folder if levels == 2 else folder.parent
+    barred.parent.mkdir(parents=True)
+    bar(barred)
+    with job_of(scans[0], tmp_path / "out", settings) as job:
+        assert choose_start(job) == (None, None)
+        (caveat,) = job.caveats
+        assert caveat.code == "registry-not-read"
+        assert caveat.message.startswith(f"warm_start.registry: {folder} cannot be read (")
+        assert told(job, "start") == ("start", "random weights", f"{folder} cannot be read")
+        add_to_registry(job, MSD(5, 1, SIZE.settings), {})
+        assert job.caveats[-1].code == "registry-not-written"
+
+
+def test_a_plan_tells_what_training_begins_with(first, registry, scans, tmp_path):
+    def start(scan, settings):
+        return next(line for line in describe_plan(scan, settings) if line.startswith("start"))
+
+    (earlier,) = registry.rglob("*.safetensors")
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(network(3))
+    taken = f"network of scan foam 0, {earlier.name}  (same instrument and settings, trained 2"
+    assert start(scans[1], settings_with(registry)).startswith(f"start       {taken}")
+    assert start(scans[0], settings_with(registry)).startswith("start       random weights  (no network of another")
+    assert start(scans[1], settings_with()).startswith("start       random weights  (neither")
+    named = start(scans[1], settings_with(registry, warm_start__network=path))
+    assert named == "start       network of scan foam 3, mine.safetensors  (warm_start.network)"
+    assert "instrument  I13 / 2" in list(describe_plan(scans[1], settings_with()))
+    earlier.write_bytes(b"torn")
+    assert any("network-left-out" in line for line in describe_plan(scans[1], settings_with(registry)))
+
+
 def test_a_registry_that_is_a_file_is_refused_at_once(scans, tmp_path):
     path = tmp_path / "networks"
     path.write_text("")
@@ -402,4 +542,5 @@ def test_a_network_that_does_not_denoise_is_no_start_for_others(scans, tmp_path)
         job.doubt(caveats_of_denoising(worse))
         add_to_registry(job, MSD(5, 1, SIZE.settings), {})
     assert told(job, "registry").value == "network not added"
+    assert told(job, "registry").reason.startswith("it does not denoise the slices held out")
     assert not (tmp_path / "networks").exists()

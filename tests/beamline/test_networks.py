@@ -1,12 +1,15 @@
 """Conversion of networks between programs, by the content of the source and the name of the target."""
 
+import os
+
+import h5py
 import pytest
 import torch
 
-from quietbeam.beamline.networks import convert_network, parse_dilations, parse_padding
+from quietbeam.beamline.networks import convert_network, describe_network, parse_dilations, parse_padding
 from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
 
 from .jobs import command, run
 
@@ -40,16 +43,40 @@ def test_networks_go_round_all_programs(source, tmp_path):
     assert torch.equal(back(images), expected(images))
     assert provenance["converted_from"]["file"] == "c.h5"
     _, provenance = load_network(files[1])
-    assert provenance["converted_from"].keys() == {"format", "file", "sha256", "epoch"}
+    assert provenance["converted_from"].keys() == {
+        *("format", "file", "sha256", "epoch"),
+        *("dilations", "dilations_assumed"),
+    }
 
 
 def test_a_source_is_told_by_its_content(source, tmp_path):
     convert_network(source, tmp_path / "a.torch")
     odd = (tmp_path / "a.torch").rename(tmp_path / "a.h5")
-    assert convert_network(odd, tmp_path / "b.torch").settings.dilations == tuple(range(1, 11))
+    model, _ = convert_network(odd, tmp_path / "b.torch")
+    assert model.settings.dilations == tuple(range(1, 11))
     (tmp_path / "text.torch").write_text("nothing of this kind")
     with pytest.raises(ReductionError, match=r"text\.torch: expected a network of quietbeam, msd_pytorch or msdnet"):
         convert_network(tmp_path / "text.torch", tmp_path / "c.torch")
+
+
+@pytest.mark.parametrize(("given", "assumed"), [(None, True), ((1, 4), False)])
+def test_dilations_that_were_assumed_are_told_and_kept(source, tmp_path, given, assumed):
+    convert_network(source, tmp_path / "a.torch")
+    first = convert_network(tmp_path / "a.torch", tmp_path / "b.safetensors", dilations=given)
+    again = convert_network(tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+    for model, provenance in (first, again, load_network(tmp_path / "c.safetensors")):
+        origin, taken = provenance["converted_from"], model.settings.dilations
+        assert (origin["dilations"], origin["dilations_assumed"]) == (list(taken), assumed)
+        told = describe_network(model, provenance)
+        assert (
+            f"dilations {','.join(map(str, taken))} (assumed: msd_pytorch files do not hold them)" in told
+        ) == assumed
+
+
+@pytest.mark.parametrize("origin", [None, 5, ["epoch"], {}])
+def test_any_provenance_is_taken(tmp_path, origin):
+    (tmp_path / "a.safetensors").write_bytes(network_bytes(network(), {"converted_from": origin}))
+    assert "assumed" not in describe_network(*convert_network(tmp_path / "a.safetensors", tmp_path / "a.torch"))
 
 
 def test_other_borders_must_be_asked_for(source, tmp_path):
@@ -86,13 +113,64 @@ def test_mistaken_arguments_are_told(source, tmp_path):
     assert parse_padding("reflect") == "reflect"
 
 
+def write_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = 1
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: torch.save(torch.zeros(3), path), "not a network of msd_pytorch that can be used"),
+        (lambda path: path.write_bytes(b""), "got an empty file$"),
+        (lambda path: path.write_bytes(bytes(range(128, 256))), "got a file of another kind$"),
+        (lambda path: path.write_bytes(b"\x10" + bytes(7) + b"{" * 40), "not a network file"),
+        (write_hdf5, "there is no group named network in it$"),
+        (os.mkfifo, "expected a file, got something else$"),
+    ],
+)
+def test_what_is_no_network_is_bad_data(tmp_path, write, message):
+    path = tmp_path / "source"
+    write(path)
+    with pytest.raises(NetworkFileError, match=message) as failure:
+        convert_network(path, tmp_path / "a.safetensors")
+    text = str(failure.value)
+    assert text.startswith(f"{path}: ")
+    assert not any(odd in text for odd in ("StoredTensor", "\\x", '"', "b'"))
+    assert NetworkFileError.exit_code == 3
+
+
+def test_a_network_that_cannot_be_written_is_named(source, tmp_path):
+    wide = tmp_path / "wide.safetensors"
+    wide.write_bytes(network_bytes(network(width=2, padding="reflect"), {}))
+    with pytest.raises(ReductionError, match=r"wide\.safetensors: msdnet has layers of one channel only"):
+        convert_network(wide, tmp_path / "a.h5")
+    broken = network()
+    broken.final_weight.data.fill_(torch.nan)
+    wide.write_bytes(network_bytes(broken, {}))
+    with pytest.raises(NetworkFileError, match=r"wide\.safetensors: .*not finite"):
+        convert_network(wide, tmp_path / "a.torch")
+
+
+def test_a_missing_folder_is_named(source, tmp_path):
+    with pytest.raises(ValueError, match=r"a\.torch: there is no folder .*/absent; make it first"):
+        convert_network(source, tmp_path / "absent/a.torch")
+
+
 def test_the_command(source, tmp_path):
     done = run(command("convert-network", source, tmp_path / "a.h5", "--padding", "reflect"))
     assert done.returncode == 0, done.stderr
     assert "2 to 1 channels, depth 4, width 1, dilations 1,4, reflect borders" in done.stdout
+    assert "assumed" not in done.stdout
+    assert run(command("convert-network", source, tmp_path / "b.torch")).returncode == 0
+    done = run(command("convert-network", tmp_path / "b.torch", tmp_path / "b.safetensors"))
+    assert "dilations 1,2,3,4,5,6,7,8,9,10 (assumed: msd_pytorch files" in done.stdout
+    assert done.stdout.count("\n") == 1
+    (tmp_path / "empty.h5").touch()
     for arguments, code, message in (
         (("a.h5", "a.torch"), 1, "--padding symmetric"),
         (("a.h5", "a.h5"), 2, "--overwrite"),
+        (("empty.h5", "b.h5"), 3, "empty.h5: expected a network"),
     ):
         done = run(command("convert-network", *(tmp_path / a if "." in a else a for a in arguments)))
         assert done.returncode == code, done.stdout + done.stderr

@@ -120,6 +120,7 @@ def test_results_of_other_settings_are_not_overwritten_unasked(scan, tmp_path):
     with pytest.raises(ReductionError, match=r"another scan or of other settings.*--overwrite"):
         reduce_scan(scan, output, other, progress=Recorder())
     assert results(output) == first
+    assert not (output / "work").exists()
     assert reduce_scan(scan, output, other, progress=Recorder(), overwrite=True)
     assert results(output)["network.safetensors"] != first["network.safetensors"]
 
@@ -218,7 +219,22 @@ def test_a_failed_overwrite_leaves_the_old_result(scan, tmp_path):
     with pytest.raises(ReductionError, match="sections need at least"):
         reduce_scan(scan, output, small_settings(sections__num_sections=30), progress=Recorder(), overwrite=True)
     assert results(output) == first
+    assert not (output / "work").exists()
     assert not verify_output(output).damaged
+
+
+def test_a_refused_command_leaves_what_a_stopped_one_needs(scan, tmp_path):
+    output, other = tmp_path / "out", small_settings(training__seed=5)
+    reduce_scan(scan, output, small_settings(), progress=Recorder())
+    with pytest.raises(KeyboardInterrupt):
+        reduce_scan(scan, output, other, progress=Recorder("denoise", 1), overwrite=True)
+    before = {path.name for path in (output / "work").iterdir()}
+    with pytest.raises(ReductionError, match="other settings"):
+        reduce_scan(scan, output, small_settings(training__seed=6), progress=Recorder())
+    assert {path.name for path in (output / "work").iterdir()} == before
+    again = Recorder()
+    assert reduce_scan(scan, output, other, progress=again, overwrite=True)
+    assert again.before["train"] > 0
 
 
 def test_a_broken_manifest_is_replaced_only_when_asked(scan, tmp_path):
@@ -255,7 +271,7 @@ def test_paths_do_not_make_another_scan(tmp_path, monkeypatch):
 def test_what_the_archive_would_refuse_is_refused_at_once(scan, tmp_path):
     with pytest.raises(SettingsError, match="codec"):
         small_settings(archive__codec="crea")
-    with pytest.raises(SettingsError, match=r"training\.minutes must be finite"):
+    with pytest.raises(SettingsError, match=r"training\.minutes.*finite"):
         small_settings(training__minutes=float("inf"))
 
 

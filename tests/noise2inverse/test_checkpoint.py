@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
+from quietbeam.noise2inverse.checkpoint import load_network, network_bytes, parse_network
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings
 from quietbeam.reconstruction.errors import ReductionError
 
@@ -130,10 +130,44 @@ def test_tensors_that_do_not_fit_are_refused(network, tmp_path, name, tensor, me
         load_network(path)
 
 
+@pytest.mark.parametrize("name", ["weights.3", "bias", "final_weight", "final_bias", "input_mean", "output_std"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_numbers_that_are_not_finite_are_refused(network, tmp_path, name, value):
+    network.state_dict()[name].flatten()[-1:] = value
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(network_bytes(network, {}))
+    with pytest.raises(ReductionError, match=rf"network\.safetensors: damaged .*tensor {name} holds .* not finite"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("name", ["input_std", "output_std"])
+@pytest.mark.parametrize("value", [0, -1, 1e-60])
+def test_a_deviation_is_above_0(network, tmp_path, name, value):
+    """Also in the precision of the network, which 1e-60 is not."""
+    tensors = load(network_bytes(network, {}))
+    tensors[name] = tensors[name].double()
+    tensors[name][1] = value
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(save(tensors, {"quietbeam": json.dumps(HEADER)}))
+    with pytest.raises(ReductionError, match=rf"network\.safetensors: damaged .*tensor {name} .*not above 0"):
+        load_network(path)
+
+
+def test_content_is_read_as_its_file_is(network, tmp_path):
+    content = network_bytes(network, {"scan": "abc"})
+    back, provenance = parse_network(content, "a name")
+    assert provenance == {"scan": "abc"}
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in back.state_dict().items())
+    with pytest.raises(ReductionError, match="a name: not a network file"):
+        parse_network(content[:-1], "a name")
+    with pytest.raises(ReductionError, match=r"absent\.safetensors: not a network file .*No such file"):
+        load_network(tmp_path / "absent.safetensors")
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_is_a_network_of_the_same_size_or_refused(network, tmp_path, data):
-    """A flipped bit among the weights cannot be told; one elsewhere may only be a refusal."""
+    """A flipped bit among the weights cannot be told where they stay finite; one elsewhere may only be a refusal."""
     content = bytearray(network_bytes(network, {"scan": "abc"}))
     length = 8 + int.from_bytes(content[:8], "little")
     if data.draw(st.booleans(), "truncated"):

@@ -15,6 +15,10 @@ SINGLE_ROUNDING = 1e-5
 """The same in single precision, for sums of some thousand products."""
 HALF_ROUNDING = {torch.bfloat16: 0.03, torch.float16: 0.004}
 """The same with features in half precision: some of their spacings, 2^-8 and 2^-11."""
+LARGE = 2048.0
+"""Beside it half precision tells 16 (bfloat16) or 2 (float16) apart, single precision 0.0002."""
+STANDARD_ERRORS = 5
+"""By how many a mean or deviation of random weights may miss that of their distribution."""
 
 
 def network(in_channels=3, out_channels=2, seed=0, **chosen):
@@ -110,12 +114,45 @@ def test_dilations_beyond_a_vector(dilation):
 
 
 @pytest.mark.parametrize("dtype", HALF_ROUNDING)
-def test_half_precision_is_added_up_in_single(dtype):
+def test_half_precision_gives_what_its_features_allow(dtype):
     net = network(3, depth=30)
     x = images(1, 3, 40, 40)
     wanted = by_definition(net.double(), x.double()).detach()
     found = net.to(dtype)(x.to(dtype)).double().detach()
     assert float((found - wanted).abs().max() / wanted.abs().max()) < HALF_ROUNDING[dtype]
+
+
+def cancelling_network():
+    """Layers that copy the image, while a large offset is added before and taken away after what they contribute.
+
+    The first output is layer 29: its bias, the input, two blocks of ten layers, and then minus the bias through layer
+    28, which is 1. The second takes the same from the linear combination: the offset through layer 0, which is 1.
+    """
+    net = MSD(1, 2, NetworkSettings(depth=30))
+    with torch.no_grad():
+        for weight in net.weights:
+            weight.zero_()
+        for layer in range(1, 20):
+            net.weights[layer][0, 0, 1, 1] = 1
+        net.bias[[0, 28]] = 1
+        net.bias[29] = LARGE
+        net.weights[29][0, [0, *range(2, 21)], 1, 1] = 1 / 16
+        net.weights[29][0, 29, 1, 1] = -LARGE
+        net.final_weight[0, 30] = 1
+        net.final_weight[1, [1, 29]] = torch.tensor([LARGE, -LARGE])
+        net.final_weight[1, 11:21] = 1 / 16
+    return net
+
+
+@pytest.mark.parametrize("dtype", HALF_ROUNDING)
+def test_half_precision_is_added_up_in_single(dtype):
+    """Each part of the sums is far below what half precision tells apart beside the offset."""
+    net, x = cancelling_network(), torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert LARGE * torch.finfo(dtype).eps / 2 > 10 / 16
+    wanted = torch.cat([20 / 16 * x.double(), 10 / 16 * x.double()], dim=1)
+    assert largest_difference([by_definition(net.double(), x.double())], [wanted]) < ROUNDING
+    found = net.to(dtype)(x).double().detach()
+    assert largest_difference(found[0], wanted[0]) < HALF_ROUNDING[dtype]
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
@@ -184,6 +221,19 @@ def test_number_of_parameters_is_that_of_the_paper(in_channels, count):
     net = MSD(in_channels, 1)
     assert net.num_parameters == count
     assert net.dilations[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2)
+
+
+@pytest.mark.parametrize(("c_in", "c_out", "depth", "width"), [(1, 1, 100, 1), (5, 90, 3, 24)])
+def test_initial_weights_have_the_deviation_of_the_formula(c_in, c_out, depth, width):
+    """Of msd_pytorch: sqrt(2 / (9 (c_in + w (d - 1)) + c_out)), in early layers and in late ones."""
+    net = MSD(c_in, c_out, NetworkSettings(depth=depth, width=width), generator=torch.Generator().manual_seed(0))
+    wanted = (2 / (9 * (c_in + width * (depth - 1)) + c_out)) ** 0.5
+    for layers in (range(depth // 2), range(depth // 2, depth)):
+        weights = torch.cat([net.weights[layer].detach().flatten() for layer in layers]) / wanted
+        assert float(weights.std()) == pytest.approx(1, abs=STANDARD_ERRORS / (2 * len(weights)) ** 0.5)
+        assert abs(float(weights.mean())) < STANDARD_ERRORS / len(weights) ** 0.5
+    for zeros in (net.bias, net.final_weight, net.final_bias):
+        assert not zeros.any()
 
 
 def test_untrained_network_gives_the_mean():

@@ -83,7 +83,7 @@ def test_an_imported_network_computes_what_its_file_means(zipped, c_in, c_out, d
     net = twin(c_in, c_out, depth, width)
     images = np.random.default_rng(0).normal(2, 1, (c_in, 23, 18))
     found, said = load_msd_pytorch(file_of(net, tmp_path / "net.torch", zipped=zipped))
-    assert said == {"format": "msd_pytorch", "epoch": 12}
+    assert said == {"format": "msd_pytorch", "epoch": 12, "dilations": list(range(1, 11)), "dilations_assumed": True}
     assert found.settings.padding == "symmetric"
     dilations = [1 + layer % 10 for layer in range(depth)]
     assert_equal_output(found, images, output_of_state(net.state_dict(), images, dilations))
@@ -92,7 +92,10 @@ def test_an_imported_network_computes_what_its_file_means(zipped, c_in, c_out, d
 def test_dilations_are_those_that_are_given(tmp_path):
     net = twin()
     images = np.random.default_rng(0).normal(size=(2, 16, 16))
-    found, _ = load_msd_pytorch(file_of(net, tmp_path / "net.torch"), dilations=(1, 4, 2))
+    found, said = load_msd_pytorch(file_of(net, tmp_path / "net.torch"), dilations=(1, 4, 2))
+    assert (said["dilations"], said["dilations_assumed"]) == ([1, 4, 2], False)
+    _, said = load_msd_pytorch(tmp_path / "net.torch", dilations=range(1, 11))
+    assert not said["dilations_assumed"], "they were given, though they are the usual ones"
     assert_equal_output(found, images, output_of_state(net.state_dict(), images, (1, 4, 2, 1, 4, 2, 1)))
     with pytest.raises(ReductionError, match=r"dilations must lie in \[1, 255\], got \[0\]"):
         load_msd_pytorch(tmp_path / "net.torch", dilations=(0,))
@@ -115,7 +118,7 @@ def test_networks_of_several_gpus_are_read_and_bare_states(tmp_path):
     assert_same_weights(expected, found)
     torch.save(net.state_dict(), tmp_path / "bare.torch")
     found, said = load_msd_pytorch(tmp_path / "bare.torch")
-    assert said == {"format": "msd_pytorch"}
+    assert "epoch" not in said
     assert_same_weights(expected, found)
 
 

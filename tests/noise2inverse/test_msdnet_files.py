@@ -136,6 +136,16 @@ def test_counts_that_cannot_be_are_refused(attributes, tmp_path):
         load_msdnet(write(tmp_path / "net.h5", contents(), **attributes))
 
 
+@pytest.mark.parametrize("name", ["d", "nin", "nout"])
+def test_a_count_is_looked_at_before_it_is_read(name, tmp_path):
+    path = write(tmp_path / "net.h5", contents())
+    for value, kind in ((np.zeros(5000, "i4"), r"int32 of shape \(5000,\)"), ("x" * 9999, r"object of shape \(\)")):
+        with h5py.File(path, "r+") as file:
+            file["network"].attrs[name] = value
+        with pytest.raises(ReductionError, match=f"{name}: expected one integer, got {kind}"):
+            load_msdnet(path)
+
+
 def test_files_that_could_grow_are_refused(tmp_path):
     path = write(tmp_path / "net.h5", contents() | {"w": None})
     with h5py.File(path, "a") as file:

@@ -205,6 +205,19 @@ def test_crops_of_a_circle_hold_data(inside, least):
     assert min(shares) < 0.6
 
 
+def crops_of(sections):
+    pairs = Pairs(sections, equal_shares(2), PairSettings(context_slices=0, crop_size=32, batch_size=500))
+    return pairs.draw_training(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("blank", [range(1), range(19, 20), [*range(8), *range(12, 20)]])
+def test_blank_slices_do_not_make_a_circle_of_full_ones(blank):
+    sections = np.ones((20, 2, 256, 256), np.float32)
+    sections[list(blank)] = 0
+    assert min(np.hypot(c.rows.start - 112, c.columns.start - 112) for c in crops_of(sections)) < 20
+    assert max(np.hypot(c.rows.start - 112, c.columns.start - 112) for c in crops_of(sections)) > 130
+
+
 def test_small_slices_are_taken_whole():
     pairs = make("static", size=20, crop_size=64)
     assert pairs.training_batch(np.random.default_rng(0))[0].shape[-2:] == (20, 20)

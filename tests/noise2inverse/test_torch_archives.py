@@ -184,9 +184,57 @@ def test_nested_values_are_no_bombs(tmp_path):
     depth = 10**6
     deep = read(zip_file(b"]" * depth + b"a" * (depth - 1) + b"."), tmp_path).content
     assert len(deep) == 1
-    doubled = b"K\x01K\x01\x86" + 100 * b"q\x00h\x00\x86"  # ((..), (..)), 2**100 in all
     with pytest.raises(ReductionError, match="keys of text or integers"):
-        read(zip_file(b"}" + doubled + b"Ns."), tmp_path)
+        read(zip_file(b"}" + doubled(100) + b"Ns."), tmp_path)
+
+
+def doubled(times):
+    """Pickle code of a tuple that holds the same tuple twice, and so on: 2**times numbers if it were written out."""
+    return b"K\x01" + times * b"q\x00h\x00\x86"
+
+
+LITTLE = b"\x80\x02}" + text("little_endian") + b"\x88s."
+VERSION = b"\x80\x02M\xe9\x03."
+BOMB = b"\x80\x02" + doubled(100) + b"."
+LONGEST_MESSAGE = 300
+"""Letters, beside the path."""
+
+
+@pytest.mark.parametrize(
+    ("pickles", "message"),
+    [
+        (BOMB + LITTLE, "expected version 1001, got tuple"),
+        (b"\x80\x02]" + doubled(100) + b"a." + LITTLE, "expected version 1001, got list"),
+        (b"\x80\x02" + text("1" * 9999) + b"." + LITTLE, "expected version 1001, got '1{40}'"),
+        (VERSION + BOMB, "expected that it says little_endian"),
+        (VERSION + b"\x80\x02}" + text("little_endian") + doubled(100) + b"s.", "expected that it says little_endian"),
+        (VERSION + LITTLE + b"\x80\x02}.\x80\x02]" + doubled(100) + b"a.", "the key of a storage .* got tuple"),
+        (VERSION + LITTLE + b"\x80\x02}." + BOMB, "the key of a storage .* got tuple"),
+        (VERSION + LITTLE + b"\x80\x02}.\x80\x02]" + text("x" * 9999) + b"a.", "storage .* got 'x{40}'"),
+        (VERSION + LITTLE + b"\x80\x02c" + 9999 * b"x" + b"\nname\n.", r"asks for x{40}\.name,"),
+    ],
+)
+def test_no_message_writes_out_what_is_in_a_file(pickles, message, tmp_path):
+    with pytest.raises(ReductionError, match=message) as refusal:
+        read(LEGACY_START + pickles + bytes(8), tmp_path)
+    assert len(str(refusal.value)) < len(str(tmp_path)) + LONGEST_MESSAGE
+
+
+@pytest.mark.parametrize("key", [text("x" * 65), doubled(100)])
+@pytest.mark.parametrize("start", [doubled(100), b"K\x00"])
+def test_storages_of_odd_keys_and_places_are_refused(key, start, tmp_path):
+    identifier = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + key + text("cpu") + b"K\x01(K\x00" + start + b"K\x01tt"
+    )
+    with pytest.raises(ReductionError, match=r"expected the type of a storage and its key of at most 64") as refusal:
+        read(zip_file(b"\x80\x02" + identifier + b"Q."), tmp_path)
+    assert len(str(refusal.value)) < len(str(tmp_path)) + LONGEST_MESSAGE
+
+
+def test_a_part_of_a_storage_begins_at_a_number(tmp_path):
+    part = b"(" + text("1") + doubled(100) + b"K\x02tt"
+    with pytest.raises(ReductionError, match="where a part of it begins"):
+        read(legacy_file(tensor_pickle(length=5).replace(b"tQ", part + b"Q")), tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", LEGACY_START, b"\x89HDF\r\n\x1a\n", zip_file(b"N")])
