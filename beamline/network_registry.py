@@ -139,12 +139,9 @@ class NetworkRegistry:
         others = {path: said for path, said in networks.items() if said.get("scan") != but_not_of}
         for path in sorted(others, key=lambda path: (others[path]["trained"], path.name), reverse=True):
             try:
-                found = _read(path, size)
+                return _read(path, size), caveats
             except (ReductionError, OSError) as error:
                 caveats.append(_left_out(error))
-            else:
-                if found.provenance.get("scan") != but_not_of:  # another may lie there since
-                    return found, caveats
         return None, caveats
 
     def path(self, name: str, scan: str) -> Path:
