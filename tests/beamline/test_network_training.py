@@ -134,7 +134,8 @@ def test_two_processes_learn_what_one_learns(scan, tmp_path):
 @pytest.mark.slow
 def test_a_bad_scan_ends_all_processes(tmp_path):
     (tmp_path / "scan.h5").write_bytes(b"nothing")
-    done = run([*TORCHRUN, *reduce_command(tmp_path / "scan.h5", tmp_path / "out")])
+    batch = ("--set", "pairs.batch_size=2")
+    done = run([*TORCHRUN, *reduce_command(tmp_path / "scan.h5", tmp_path / "out", *batch)])
     assert done.returncode != 0
     assert "scan.h5" in done.stderr
 
