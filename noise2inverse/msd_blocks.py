@@ -47,9 +47,27 @@ def mixed_scale_dense_in_blocks(
     convolutions.
     """
     network = Network(images.shape[1], len(weights[0]), tuple(dilations), padding, BLOCK_SIZE)
+    tensors = (bias, final_weight, final_bias, *weights)
+    is_learned = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (images, *tensors))
     with torch.autocast(images.device.type, enabled=False):  # the precision is that of the images, in all parts
-        output: Tensor = _InBlocks.apply(images, network, bias, final_weight, final_bias, *weights)  # type: ignore[no-untyped-call]
+        if not is_learned:  # nothing is kept for a backward pass
+            return _run(images, network, bias, final_weight, final_bias, weights)[1]
+        output: Tensor = _InBlocks.apply(images, network, *tensors)  # type: ignore[no-untyped-call]
     return output
+
+
+def _run(
+    images: Tensor,
+    network: Network,
+    bias: Tensor,
+    final_weight: Tensor,
+    final_bias: Tensor,
+    weights: Sequence[Tensor],
+) -> tuple[Planes, Tensor]:
+    """Compute all features, and the output."""
+    planes = _planes(images, weights, bias, network)
+    planes.run()
+    return planes, (planes.combine(final_weight) + final_bias[:, None, None]).to(images.dtype)
 
 
 class _InBlocks(torch.autograd.Function):
@@ -65,11 +83,9 @@ class _InBlocks(torch.autograd.Function):
         final_bias: Tensor,
         *weights: Tensor,
     ) -> Tensor:
-        planes = _planes(images, weights, bias, network)
-        planes.run()
-        ctx.planes = planes
+        ctx.planes, output = _run(images, network, bias, final_weight, final_bias, weights)
         ctx.save_for_backward(final_weight, images, *weights)  # so that autograd notices if they are changed
-        return (planes.combine(final_weight) + final_bias[:, None, None]).to(images.dtype)
+        return output
 
     @staticmethod
     def backward(ctx: Any, output: Tensor) -> Any:
