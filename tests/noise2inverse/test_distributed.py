@@ -40,7 +40,7 @@ sections = np.random.default_rng(0).normal(1, 2, (6, 4, 32, 32)).astype(np.float
 with process_group(timeout_seconds=60) as group:
     # five crops on two processes; three held-out batches
     pairs = Pairs(sections, np.full(4, 0.25, np.float32), PairSettings(crop_size=16, batch_size=5))
-    settings = TrainingSettings(steps_per_epoch=4, held_out_batches=3, averaging=0.9, clip=1.0)
+    settings = TrainingSettings(steps_per_epoch=4, held_out_batches=3, averaging=0.9, clip=1.0, warmup_steps=0)
     trainer = NoiseTrainer(pairs, settings, NetworkSettings(depth=6), group=group)
     metrics = [trainer.train_epoch(epoch) for epoch in range(2)]
     tensors = trainer.state() | {"metrics": torch.tensor(metrics, dtype=torch.float64)}
