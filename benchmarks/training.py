@@ -17,33 +17,18 @@ The peer is the reconstruction as it is, and the best Gaussian blur (3D) of it, 
 from __future__ import annotations
 
 import math
-import tempfile
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from rows import Row, arguments, report
-from scipy.ndimage import gaussian_filter
+from simulated_scan import SimulatedScan, after, reconstruct_simulated
 from torch import Tensor
 
-from quietbeam.beamline.scan import open_scan
-from quietbeam.beamline.simulate import SimulateSettings, simulate_scan, truth_path
-from quietbeam.beamline.sinograms import SinogramSettings, clean_sinograms
-from quietbeam.noise2inverse.inference import denoise_slice
+from quietbeam.beamline.simulate import SimulateSettings
 from quietbeam.noise2inverse.msd import NetworkSettings
-from quietbeam.noise2inverse.pairs import Pairs, PairSettings, context_indices
+from quietbeam.noise2inverse.pairs import Pairs, PairSettings
 from quietbeam.noise2inverse.training import NoiseTrainer, TrainingSettings
-from quietbeam.reconstruction.quality import psnr
-from quietbeam.reconstruction.reconstructors import circle, reconstruct
-from quietbeam.reconstruction.sections import section_shares, split_angles
 
-Array = NDArray[np.float32]
-
-SIGMAS = np.arange(0.5, 3.01, 0.25)
-EVERY = 8
-"""Of the slices one in this many is denoised and measured."""
 STEPS = 5
 """Steps between two looks at the clock."""
 LOOKS = 40
@@ -90,9 +75,7 @@ class Task(NamedTuple):
     """What all rows share."""
 
     case: str
-    sections: Array
-    shares: Array
-    truth: Array
+    scan: SimulatedScan
     network: NetworkSettings
     crop_size: int
     seconds: tuple[float, ...]
@@ -104,8 +87,8 @@ def main() -> None:
     scan, network = (TINY, NetworkSettings(depth=10)) if options.tiny else (SimulateSettings(), NetworkSettings())
     crop, seconds = (48, (1.0, 2.0)) if options.tiny else (128, (30.0, 60.0, 120.0))
     case = f"{scan.num_columns} columns, {scan.num_angles} angles, depth {network.depth}, crops of {crop}"
-    task = Task(case, *_prepare(scan), network, crop, seconds)
-    rows, mark = _plain(task), math.nan
+    task = Task(case, reconstruct_simulated(scan), network, crop, seconds)
+    rows, mark = task.scan.plain_rows(case, seconds), math.nan
     for choice in CHOICES:
         if not options.tiny or choice.name in TINY_CHOICES:
             run = Run(task, choice)
@@ -113,31 +96,6 @@ def main() -> None:
             mark = run.loss_before(seconds[-2]) if math.isnan(mark) else mark
             rows += run.rows(mark)
     report(rows, options.json)
-
-
-def _prepare(settings: SimulateSettings) -> tuple[Array, Array, Array]:
-    """Section reconstructions (slice, section, y, x), their shares, and the truth."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = simulate_scan(Path(folder) / "scan.h5", settings)
-        scan, truth = open_scan(path), np.load(truth_path(path))
-        sinograms, _ = clean_sinograms(scan, slice(0, scan.num_rows), SinogramSettings())
-    sections = split_angles(scan.theta, 4)
-    slices = [
-        reconstruct(sinograms[:, part], scan.theta[part], settings.rotation_axis, pixel_size=scan.pixel_size)
-        for part in sections
-    ]
-    return np.stack(slices, axis=1), section_shares(sections), truth
-
-
-def _plain(task: Task) -> list[Row]:
-    full = np.einsum("k,skyx->syx", task.shares, task.sections)
-    blurred = [_psnr(gaussian_filter(full, sigma), task.truth) for sigma in SIGMAS]
-    values = {"gridrec": _psnr(full, task.truth), "gridrec, best Gaussian blur": max(blurred)}
-    return [Row(task.case, name, _after(s), value, "dB") for name, value in values.items() for s in task.seconds]
-
-
-def _after(seconds: float) -> str:
-    return f"PSNR after {seconds:g} s"
 
 
 class Look(NamedTuple):
@@ -176,7 +134,7 @@ class Run:
     def rows(self, mark: float) -> list[Row]:
         """PSNR after each time, and what it took to bring the held-out loss to the mark."""
         case, method, times = self.task.case, f"quietbeam ({self.choice.name})", self._times()
-        rows = [Row(case, method, _after(s), self._psnr(self.looks[times.index(s)]), "dB") for s in self.task.seconds]
+        rows = [Row(case, method, after(s), self._psnr(self.looks[times.index(s)]), "dB") for s in self.task.seconds]
         rows.append(Row(case, method, "steps", self.epoch * STEPS, ""))
         for look in [look for look in self.looks if look.held_out <= mark][:1]:
             rows.append(Row(case, method, f"time to held-out loss {mark:.4g}", look.seconds, "s"))
@@ -189,11 +147,8 @@ class Run:
 
     def _trainer(self, choice: Choice, num_epochs: int, *, held_out_batches: int = 1) -> NoiseTrainer:
         crop = round(self.task.crop_size * choice.pairs.get("crop_size", 1))
-        pairs = Pairs(
-            self.task.sections,
-            self.task.shares,
-            PairSettings(**{"augment": False} | choice.pairs | {"crop_size": crop}),
-        )
+        cut = PairSettings(**{"augment": False} | choice.pairs | {"crop_size": crop})
+        pairs = Pairs(self.task.scan.sections, self.task.scan.shares, cut)
         training = PLAIN | choice.training
         settings = TrainingSettings(steps_per_epoch=STEPS, held_out_batches=held_out_batches, **training)
         return NoiseTrainer(pairs, settings, self.task.network, num_epochs=num_epochs)
@@ -215,19 +170,7 @@ class Run:
 
     def _psnr(self, look: Look) -> float:
         self.ruler.model.load_state_dict(look.weights)
-        truth, context = self.task.truth, self.ruler.pairs.settings.context_slices
-        denoised = np.zeros_like(truth)
-        for i in range(EVERY // 2, len(truth), EVERY):
-            seen = self.task.sections[context_indices(i, context, len(truth))]
-            image = np.einsum("k,skyx->syx", self.task.shares, seen).astype(np.float32)
-            denoised[i] = denoise_slice(self.ruler.model, image)
-        return _psnr(denoised, truth)
-
-
-def _psnr(volume: Array, truth: Array) -> float:
-    inside = circle(truth.shape[-1]) > 0
-    some = slice(EVERY // 2, None, EVERY)
-    return psnr(truth[some, inside], volume[some, inside], data_range=float(truth.max() - truth.min()))
+        return self.task.scan.denoised_psnr(self.ruler.model, self.ruler.pairs.settings.context_slices)
 
 
 if __name__ == "__main__":
