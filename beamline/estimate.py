@@ -19,8 +19,9 @@ from .settings import ReductionSettings
 
 __all__ = ["Estimate", "check_space", "estimate", "num_passes"]
 
-BASE_MEMORY = 700 * 2**20
-"""Bytes of the interpreter with torch and the other libraries."""
+BASE_MEMORY = 770 * 2**20
+"""Bytes of the interpreter with torch and the other libraries; the compiler of the first run after an installation
+takes some 100 MiB of it."""
 ENCODER_COPIES = 10
 """Memory that coding a chunk takes, in chunks."""
 ARCHIVE_SHARE = 0.25

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar
 
 import torch
@@ -154,6 +155,10 @@ def process_group(device: torch.device | None = None, *, timeout_seconds: float 
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    # This module's functions have the group of all processes as a default argument. Imported by an optimizer after the
+    # group is there, they would keep it, and its threads, until the interpreter ends, which a thread of it can abort.
+    import_module("torch.distributed.nn.functional")
+
     with _told():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
