@@ -38,6 +38,7 @@ __all__ = [
     "XrdctSize",
     "count_photons",
     "foam_scans",
+    "half_absorbing",
     "moving_foam_scan",
     "spread_over",
     "xrdct_scan",
@@ -130,7 +131,7 @@ def foam_scans(size: FoamSize, photons: Sequence[float], *, seed: int = 0) -> It
     foam, theta = size.foam(seed), static_scan(size.num_angles).theta
     shape, axis = (size.num_rows, size.num_columns), (size.num_columns - 1) / 2
     sinograms = np.ascontiguousarray(project_foam(foam, theta, *shape).swapaxes(0, 1))
-    factor, measured = _half_absorbing(sinograms), spread_over(size.num_rows, size.num_measured)
+    factor, measured = half_absorbing(sinograms), spread_over(size.num_rows, size.num_measured)
     truth, sinograms = rasterise_foam(foam, *shape)[measured] * factor, sinograms * factor
     sections = split_angles(theta, NUM_SECTIONS)
     for number in photons:
@@ -147,7 +148,7 @@ def count_photons(line_integrals: Array, photons: float, rng: np.random.Generato
     return noisy
 
 
-def _half_absorbing(sinograms: Array) -> np.float32:
+def half_absorbing(sinograms: Array) -> np.float32:
     """Find what to multiply the attenuation with for half of the photons to be absorbed."""
     some = sinograms[:, ::16]
     rays = some[some > 0].astype(np.float64)
