@@ -8,12 +8,14 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from quietbeam.compress.codec import CodecSettings
 from quietbeam.noise2inverse.msd_blocks import BLOCK_SIZE
 from quietbeam.noise2inverse.plane_layout import PlaneLayout
 from quietbeam.noise2inverse.tiles import halo_of, tiles
 from quietbeam.reconstruction.errors import SpaceError
 
 from .chunks import bytes_of_chunk, chunk_rows
+from .feasibility import codec_settings
 from .scan import Scan
 from .settings import ReductionSettings
 
@@ -143,8 +145,14 @@ def _seconds(scan: Scan, settings: ReductionSettings, size: int) -> float:
     values = scan.num_rows * scan.num_columns * scan.num_projections
     reconstruction = scan.num_rows * size**2 * settings.sections.num_sections / VOXELS_PER_SECOND
     denoising = num_passes(settings) * scan.num_rows * _pixels_seen(settings, size) * _seconds_per_pixel(settings)
-    codec = settings.codec.minutes if settings.archive.codec and not settings.codec.epochs else 0
-    return values / VALUES_PER_SECOND + reconstruction + _training_seconds(settings, size) + denoising + 60 * codec
+    codec = 60 * _codec_minutes(settings)
+    return values / VALUES_PER_SECOND + reconstruction + _training_seconds(settings, size) + denoising + codec
+
+
+def _codec_minutes(settings: ReductionSettings) -> float:
+    """Time to train the codec, where it is one that learns for a time."""
+    told = codec_settings(settings)
+    return told.minutes if isinstance(told, CodecSettings) and not told.epochs else 0.0
 
 
 def _pixels_seen(settings: ReductionSettings, size: int) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ValidationError
+
+from quietbeam.compress.codec import codec
 from quietbeam.compress.header import ArchiveHeader
 from quietbeam.noise2inverse.pairs import held_out_group
 from quietbeam.reconstruction.acquisition import Acquisition
@@ -22,7 +25,7 @@ from .warm_start import check_start
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_feasible", "check_volume", "choose_device"]
+__all__ = ["check_feasible", "check_volume", "choose_device", "codec_settings"]
 
 _WHAT_IS_MISSING = {
     "fbp-cuda": "a CUDA device and its driver, and ASTRA finds none here",
@@ -61,6 +64,7 @@ def check_feasible(scan: Scan, settings: ReductionSettings) -> None:
             "it found"
         )
     choose_device(settings.compute.device)
+    codec_settings(settings)
     _check_pairs(scan, settings)
     check_start(settings)
     split(scan, Acquisition.from_angles(scan.theta), settings)
@@ -105,6 +109,35 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not has_cuda:
         raise ReductionError("compute.device is cuda, but torch finds no CUDA device here; take auto or cpu")
     return torch.device("cuda" if has_cuda else "cpu")
+
+
+def codec_settings(settings: ReductionSettings) -> BaseModel | None:
+    """Give the settings of the archive's codec, None without one.
+
+    Parameters
+    ----------
+    settings : ReductionSettings
+        All settings.
+
+    Returns
+    -------
+    BaseModel or None
+        Of the codec's `settings_type`.
+
+    Raises
+    ------
+    ReductionError
+        If the codec has no such settings.
+    """
+    if settings.archive.codec is None:
+        return None
+    kind = codec(settings.archive.codec)
+    try:
+        return settings.codec.for_codec(kind)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        known = ", ".join(kind.settings_type.model_fields)
+        raise ReductionError(f"codec.options of codec {kind.name}: {faults}; it knows {known}") from error
 
 
 def check_volume(path: Path, shape: tuple[int, int, int], settings: ReductionSettings) -> None:

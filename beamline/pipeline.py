@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from quietbeam.compress.archive import ArchiveHeader, EncodedChunk, encode_chunk, verify_archive, write_archive
-from quietbeam.compress.codec import Codec, codec
+from quietbeam.compress.codec import CodecSettings, LearnedCodec, learned_codec
 from quietbeam.compress.training import CodecTrainer
 from quietbeam.noise2inverse.checkpoint import network_bytes
 from quietbeam.noise2inverse.distributed import Group
@@ -47,7 +47,7 @@ from quietbeam.reconstruction.reconstructors import circle
 from .atomic import atomic_path, sync, write_atomically
 from .calibrate import epochs_for
 from .epochs import train
-from .feasibility import check_feasible, choose_device
+from .feasibility import check_feasible, choose_device, codec_settings
 from .held_out import HeldOut, caveats_of_denoising, name_held_out
 from .job import Job
 from .journal import stage_key
@@ -185,7 +185,7 @@ class Reduction:
         self.job.decide("max_error", f"{value:.4g} {self.unit}", reason)
         return value
 
-    def _fit_codec(self) -> tuple[Codec | None, list[dict[str, float]]]:
+    def _fit_codec(self) -> tuple[LearnedCodec | None, list[dict[str, float]]]:
         key = self.job.keys.codec(self._denoised_key)
         if self.settings.archive.codec is None:
             self.job.decide("codec", "none", "archive.codec: the residual coder alone")
@@ -311,12 +311,15 @@ class Reduction:
         except ValueError as error:
             raise ReductionError(f"{self.job.scan.path}: {error}") from error
 
-    def _new_codec(self) -> Codec:
-        name = str(self.settings.archive.codec)
-        return codec(name).for_volume(self.denoised, self.settings.codec, self.settings.training.seed)
+    def _new_codec(self) -> LearnedCodec:
+        kind = learned_codec(str(self.settings.archive.codec))
+        return kind.for_volume(self.denoised, self._codec_settings(), self.settings.training.seed)
 
-    def _codec_trainer(self, codec: Codec) -> CodecTrainer:
-        return CodecTrainer(codec, self.denoised, self.settings.codec, self.settings.training.seed)
+    def _codec_settings(self) -> Any:
+        return codec_settings(self.settings)
+
+    def _codec_trainer(self, codec: LearnedCodec) -> CodecTrainer:
+        return CodecTrainer(codec, self.denoised, self._codec_settings(), self.settings.training.seed)
 
     def _choose_threads(self, training: NetworkTraining, key: str) -> None:
         """Take the threads asked for, or those that train fastest here and now."""
@@ -339,7 +342,7 @@ class Reduction:
         return epochs
 
     def _plan_codec(self, key: str, make_trainer: Callable[[], CodecTrainer]) -> int:
-        settings = self.settings.codec
+        settings: CodecSettings = self._codec_settings()
         if settings.epochs is not None:
             return settings.epochs
         record = self.workspace.record("codec-plan", stage_key("codec-plan", key))

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from quietbeam.compress.codec import CodecSettings
+from quietbeam.compress.codec import CodecOptions
 from quietbeam.compress.header import ArchiveSettings
 from quietbeam.noise2inverse.inference import InferenceSettings
 from quietbeam.noise2inverse.msd import NetworkSettings
@@ -64,7 +64,7 @@ class ReductionSettings(BaseModel):
     training: TrainingSettings = TrainingSettings()
     warm_start: WarmStartSettings = WarmStartSettings()
     inference: InferenceSettings = InferenceSettings()
-    codec: CodecSettings = CodecSettings()
+    codec: CodecOptions = CodecOptions()
     archive: ArchiveSettings = ArchiveSettings()
     compute: ComputeSettings = ComputeSettings()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
-from .codec import Codec
+from .codec import Codec, LearnedCodec
 from .residual import decode_residual, encode_residual
 
 __all__ = ["EncodedChunk", "decode_chunk", "encode_chunk", "num_latent_bytes"]
@@ -43,7 +43,11 @@ class EncodedChunk:
 
 
 def encode_chunk(
-    codec: Codec | None, chunk: Volume, max_error: float, *, keep_latents: Literal["smaller", "always"] = "smaller"
+    codec: LearnedCodec | None,
+    chunk: Volume,
+    max_error: float,
+    *,
+    keep_latents: Literal["smaller", "always"] = "smaller",
 ) -> EncodedChunk:
     """Code slices such that no voxel is off by more than `max_error`.
 

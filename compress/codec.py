@@ -1,4 +1,4 @@
-"""What a learned codec is, and the one table of them.
+"""What a codec is, and the one table of them.
 
 A codec's name stands for one byte format for ever: a change of the format takes a new name.
 """
@@ -6,49 +6,68 @@ A codec's name stands for one byte format for ever: a change of the format takes
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Codec", "CodecSettings", "SliceSource", "codec", "known_codecs", "register"]
+__all__ = [
+    "Codec",
+    "CodecOptions",
+    "CodecSettings",
+    "LearnedCodec",
+    "SliceSource",
+    "codec",
+    "known_codecs",
+    "learned_codec",
+    "register",
+]
 
 _C = TypeVar("_C", bound="Codec")
 _CODECS: dict[str, type[Codec]] = {}
+_MODULES = {"crae": "crae"}
+"""Where each codec is; its module is imported, with torch or other libraries, only when the codec is wanted."""
 
 
 class CodecSettings(BaseModel):
-    """How a learned codec is built and trained.
-
-    `width` is that of the hidden layers; None takes the largest of 64 (the paper's), 32, 16 and 8 with which the
-    decoder takes at most 1/400 of the bytes of the float32 volume.
-    """
+    """How a learned codec is trained; each codec adds what it is built from, and its source's defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int | None = Field(
-        None, ge=1, le=512, description="channels of the hidden layers; not given: by volume size"
-    )
     minutes: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="time to train, minutes; becomes a number of epochs at the start"
     )
     epochs: int | None = Field(None, ge=1, description="epochs to train; goes before the time")
-    latent_channels: int = Field(44, ge=1, le=512, description="channels of the latent")
-    rate_weight: float = Field(
-        0.01,
-        ge=0,
-        allow_inf_nan=False,
-        description="squared error, in units of the volume's variance, that one bit per pixel must save",
-    )
     learning_rate: float = Field(2e-3, gt=0, allow_inf_nan=False, description="step size of Adam")
     crop_size: int = Field(96, ge=32, multiple_of=32, description="edge of the square training crops, pixels")
     batch_size: int = Field(8, ge=1, description="crops in one step")
     steps_per_epoch: int = Field(50, ge=1, description="steps in one epoch")
     slices_per_epoch: int = Field(16, ge=1, description="slices that are read for one epoch; its crops come from them")
+    augment: bool = Field(False, description="mirror and turn the crops at random")
+
+
+class CodecOptions(BaseModel):
+    """What a codec is told: how long to learn, and any of the settings of its own `settings_type`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    minutes: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="time to train a learned codec; not given: the codec's own"
+    )
+    epochs: int | None = Field(None, ge=1, description="epochs to train a learned codec; goes before the time")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="the codec's own settings, by name")
+
+    def for_codec(self, kind: type[Codec]) -> BaseModel:
+        """Give the settings of a codec: its defaults, and what is set here; `ValidationError` if it has no such."""
+        given = {"minutes": self.minutes, "epochs": self.epochs}
+        return kind.settings_type.model_validate(
+            {name: value for name, value in given.items() if value is not None} | self.options
+        )
 
 
 class SliceSource(Protocol):
@@ -63,29 +82,39 @@ class SliceSource(Protocol):
 
 
 class Codec(Protocol):
-    """A learned codec: chunks of slices to a latent bitstream and back to an approximation.
+    """Chunks of slices to bytes and back.
 
-    The approximation need not be close: what is missing is coded by `residual`.
+    What comes back need not be close: where a largest error is promised, `residual` codes what is missing. It is the
+    same on every machine, with any number of threads, on any device.
     """
 
     name: ClassVar[str]
+    settings_type: ClassVar[type[BaseModel]]
 
     @classmethod
-    def for_volume(cls, source: SliceSource, settings: CodecSettings, seed: int) -> Self:
-        """Build an untrained codec for a volume; equal arguments give equal weights."""
+    def fit(cls, volume: SliceSource, settings: Any = None, *, seed: int = 0) -> Self:
+        """Make a codec for a volume: train it, where it learns; settings of `settings_type`, None for the defaults."""
 
     @classmethod
     def from_bytes(cls, state: bytes) -> Self:
-        """Build a codec that only decodes; `ArchiveError` if the state is damaged."""
+        """Build a codec that can decode; `ArchiveError` if the state is damaged."""
 
     def to_bytes(self) -> bytes:
-        """Give the decoder's weights and the normalisation, as an archive stores them."""
+        """Give what decoding needs beside the bitstreams, as an archive stores it; empty if nothing."""
 
     def encode(self, chunk: NDArray[np.float32]) -> bytes:
-        """Give the latent bitstream of a chunk, float32, shape (slice, y, x); never empty."""
+        """Give the bitstream of a chunk, finite, float32, shape (slice, y, x); never empty."""
 
     def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Give the approximation that a bitstream stands for, float32, shape (slice, y, x)."""
+        """Give what a bitstream stands for, float32, shape (slice, y, x); `ArchiveError` where damage shows."""
+
+
+class LearnedCodec(Codec, Protocol):
+    """A codec with networks that `CodecTrainer` trains on crops of slices."""
+
+    @classmethod
+    def for_volume(cls, source: SliceSource, settings: Any, seed: int) -> Self:
+        """Build an untrained codec for a volume; equal arguments give equal weights."""
 
     def loss(self, crops: torch.Tensor) -> torch.Tensor:
         """Give what training minimises, for crops of shape (crop, 1, y, x) in the volume's units."""
@@ -134,11 +163,18 @@ def codec(name: str) -> type[Codec]:
     """
     if name not in known_codecs():
         raise ValueError(f"codec must be one of {', '.join(known_codecs())}, got {name!r}")
+    import_module(f".{_MODULES[name]}", __package__)
     return _CODECS[name]
+
+
+def learned_codec(name: str) -> type[LearnedCodec]:
+    """Look up a codec that is trained on a volume; `ValueError` for another one."""
+    found = codec(name)
+    if not hasattr(found, "for_volume"):
+        raise ValueError(f"codec {name!r} learns nothing from a volume")
+    return cast("type[LearnedCodec]", found)
 
 
 def known_codecs() -> tuple[str, ...]:
     """List the names of all codecs."""
-    from . import crae  # noqa: F401 - torch is loaded only when a codec is wanted
-
-    return tuple(sorted(_CODECS))
+    return tuple(sorted(_MODULES))

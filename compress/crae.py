@@ -39,6 +39,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -47,8 +48,9 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .codec import CodecSettings, SliceSource, register
 from .entropy import IntegerDecoder, IntegerEncoder
+from .training import fit_codec
 
-__all__ = ["CraeCodec", "CraeDecoder", "CraeEncoder"]
+__all__ = ["CraeCodec", "CraeDecoder", "CraeEncoder", "CraeSettings"]
 
 _TILE = 32
 _WIDTHS = (64, 32, 16, 8)
@@ -56,6 +58,25 @@ _SMALLEST_SHARE = 1 / 400
 _MOST_CHANNELS = 512
 _LARGEST_LATENT = 2.0**20
 _NUM_SAMPLED_SLICES = 16
+
+
+class CraeSettings(CodecSettings):
+    """How the networks are built and trained.
+
+    `width` is that of the hidden layers; None takes the largest of 64 (the paper's), 32, 16 and 8 with which the
+    decoder takes at most 1/400 of the bytes of the float32 volume.
+    """
+
+    width: int | None = Field(
+        None, ge=1, le=512, description="channels of the hidden layers; not given: by volume size"
+    )
+    latent_channels: int = Field(44, ge=1, le=512, description="channels of the latent")
+    rate_weight: float = Field(
+        0.01,
+        ge=0,
+        allow_inf_nan=False,
+        description="squared error, in units of the volume's variance, that one bit per pixel must save",
+    )
 
 
 class ResidualBlock(nn.Module):
@@ -120,10 +141,11 @@ class CraeCodec:
     num_voxels : int
         Size of the volume that the decoder's bytes are shared by.
     rate_weight : float
-        See `CodecSettings`.
+        See `CraeSettings`.
     """
 
     name: ClassVar[str]
+    settings_type: ClassVar[type[BaseModel]] = CraeSettings
 
     def __init__(
         self,
@@ -141,14 +163,19 @@ class CraeCodec:
         self._can_encode = encoder is not None
 
     @classmethod
-    def for_volume(cls, source: SliceSource, settings: CodecSettings, seed: int) -> Self:
+    def fit(cls, volume: SliceSource, settings: CraeSettings | None = None, *, seed: int = 0) -> Self:
+        """Train a codec on a volume; see `quietbeam.compress.training.fit_codec`."""
+        return fit_codec(cls, volume, settings or CraeSettings(), seed=seed)
+
+    @classmethod
+    def for_volume(cls, source: SliceSource, settings: CraeSettings, seed: int) -> Self:
         """Build an untrained codec; the normalisation comes from at most 16 slices, evenly spaced.
 
         Parameters
         ----------
         source : SliceSource
             The volume, finite.
-        settings : CodecSettings
+        settings : CraeSettings
             Width, latent channels, rate weight.
         seed : int
             Start of the weights.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from .codec import known_codecs
 
 __all__ = ["MOST_CHUNK_VOXELS", "ArchiveHeader", "ArchiveSettings"]
 
@@ -14,14 +16,19 @@ MOST_CHUNK_VOXELS = 2**30
 _MOST_SLICES = 2**20
 
 
+def _known(name: str) -> str:
+    if name not in known_codecs():
+        raise ValueError(f"expected one of {', '.join(known_codecs())}, or none")
+    return name
+
+
 class ArchiveSettings(BaseModel):
     """How a volume is put into an archive."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # The names of `known_codecs`, which loads torch to tell them.
-    codec: Literal["crae"] | None = Field(
-        "crae", description="learned codec; none: only the residual coder, without training"
+    codec: Annotated[str, AfterValidator(_known)] | None = Field(
+        "crae", description="name of a codec; none: only the residual coder, without training"
     )
     chunk_slices: int = Field(16, ge=1, le=1024, description="slices that are coded, and later decoded, together")
     keep_latents: Literal["smaller", "always"] = Field(

@@ -6,17 +6,20 @@ taken up again from a checkpoint gives the same bits on one thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .codec import Codec, CodecSettings, SliceSource
+from .codec import CodecSettings, LearnedCodec, SliceSource
 
-__all__ = ["CodecTrainer", "EpochMetrics"]
+__all__ = ["CodecTrainer", "EpochMetrics", "fit_codec"]
+
+_L = TypeVar("_L", bound=LearnedCodec)
 
 _MOST_HELD_OUT = 4
 _TILE = 32
@@ -40,6 +43,47 @@ class EpochMetrics(NamedTuple):
     learning_rate: float
 
 
+def fit_codec(
+    kind: type[_L],
+    volume: SliceSource,
+    settings: Any,
+    *,
+    seed: int = 0,
+    clock: Callable[[], float] = time.process_time,
+) -> _L:
+    """Train a codec on a volume for the epochs or the minutes of its settings, and keep the weights of the best epoch.
+
+    Parameters
+    ----------
+    kind : type
+        A `LearnedCodec`.
+    volume : SliceSource
+        Shape (slice, y, x).
+    settings : CodecSettings
+        Of the kind's `settings_type`.
+    seed : int
+        Of the weights and of the crops.
+    clock : callable
+        Seconds, for settings that give minutes; with epochs, equal arguments give equal weights.
+
+    Returns
+    -------
+    LearnedCodec
+        Trained; of the kind.
+    """
+    codec = kind.for_volume(volume, settings, seed)
+    trainer = CodecTrainer(codec, volume, settings, seed)
+    end, epoch, least = clock() + 60 * settings.minutes, 0, np.inf
+    best = trainer.model.state_dict()
+    while epoch < settings.epochs if settings.epochs else epoch == 0 or clock() < end:
+        held_out = trainer.train_epoch(epoch).held_out
+        if held_out < least:
+            least, best = held_out, {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        epoch += 1
+    trainer.model.load_state_dict(best)
+    return codec
+
+
 class CodecTrainer:
     """Trains a codec on random crops of a volume's slices.
 
@@ -47,8 +91,8 @@ class CodecTrainer:
 
     Parameters
     ----------
-    codec : Codec
-        Built by `Codec.for_volume`; its network is trained in place, on the device where it is.
+    codec : LearnedCodec
+        Built by `for_volume`; its network is trained in place, on the device where it is.
     source : SliceSource
         The volume, shape (slice, y, x); only `slices_per_epoch` slices are read for an epoch.
     settings : CodecSettings
@@ -71,7 +115,7 @@ class CodecTrainer:
     optimizer: torch.optim.Optimizer
     steps_per_epoch: int
 
-    def __init__(self, codec: Codec, source: SliceSource, settings: CodecSettings, seed: int) -> None:
+    def __init__(self, codec: LearnedCodec, source: SliceSource, settings: CodecSettings, seed: int) -> None:
         self._codec, self._source, self._settings, self._seed = codec, source, settings, seed
         self.model = self.measured = codec.network
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
@@ -154,6 +198,8 @@ class CodecTrainer:
         free = [max(size - self._settings.crop_size, 0) for size in plane.shape]
         y, x = ((size // 2 if rng is None else int(rng.integers(size + 1))) for size in free)
         crop = plane[y : y + self._settings.crop_size, x : x + self._settings.crop_size]
+        if self._settings.augment and rng is not None:
+            crop = np.rot90(crop[:: rng.choice((-1, 1))], int(rng.integers(4)) if crop.shape[0] == crop.shape[1] else 0)
         return np.pad(crop, [(0, -size % _TILE) for size in crop.shape], mode="edge")
 
 

@@ -19,7 +19,7 @@ SMALL = {
     "training.held_out_batches": 2,
     "pairs.crop_size": 32,
     "codec.epochs": 3,
-    "codec.steps_per_epoch": 5,
+    "codec.options.steps_per_epoch": 5,
     "archive.chunk_slices": 4,
     "compute.chunk_slices": 4,
     "compute.threads": 1,

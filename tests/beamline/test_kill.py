@@ -14,7 +14,7 @@ from .jobs import reduce_command, results, run, small_scan
 
 pytestmark = pytest.mark.slow
 
-MORE = ("--set", "training.steps_per_epoch=30", "--set", "codec.steps_per_epoch=40")
+MORE = ("--set", "training.steps_per_epoch=30", "--set", "codec.options.steps_per_epoch=40")
 """Longer epochs than in the other tests, so that a kill finds them under way."""
 
 STAGES = {

@@ -397,5 +397,5 @@ def test_denoised_volume_is_much_nearer_to_the_truth_than_fbp(tmp_path):
 
 def test_report_tells_every_setting(finished):
     report = (finished[0] / "report.html").read_text()
-    for name in ("context_slices", "zinger_threshold", "rate_weight", "min_transmission"):
+    for name in ("context_slices", "zinger_threshold", "keep_latents", "min_transmission"):
         assert re.search(rf"\b{name}\b", report)

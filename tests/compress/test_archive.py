@@ -22,7 +22,8 @@ from quietbeam.compress.archive import (
     write_archive,
 )
 from quietbeam.compress.bitstream import varint
-from quietbeam.compress.codec import CodecSettings, SliceSource, codec
+from quietbeam.compress.codec import SliceSource, codec
+from quietbeam.compress.crae import CraeSettings
 from quietbeam.compress.residual import encode_residual
 from quietbeam.compress.training import CodecTrainer
 from quietbeam.reconstruction.errors import ArchiveError
@@ -31,7 +32,7 @@ from .volumes import foam
 
 MAX_ERROR = 0.01
 SHAPE = (11, 40, 37)
-SETTINGS = CodecSettings(width=4, latent_channels=8, batch_size=4, steps_per_epoch=5, crop_size=32, slices_per_epoch=4)
+SETTINGS = CraeSettings(width=4, latent_channels=8, batch_size=4, steps_per_epoch=5, crop_size=32, slices_per_epoch=4)
 NUM_FLIPS = 200
 
 
@@ -157,7 +158,7 @@ class RepeatedPattern:
     bytes_per_voxel = 0.0
 
     @classmethod
-    def for_volume(cls, source: SliceSource, settings: CodecSettings, seed: int) -> Self:
+    def for_volume(cls, source: SliceSource, settings: CraeSettings, seed: int) -> Self:
         return cls()
 
     @classmethod
@@ -395,7 +396,7 @@ def test_comparing_with_another_shape_is_refused(path: Path) -> None:
 def test_denoised_foam_takes_less_than_a_bit_per_voxel(tmp_path: Path) -> None:
     volume = foam((32, 160, 160), num_voids=70)
     max_error = 0.01 * float(np.ptp(volume))
-    settings = CodecSettings(steps_per_epoch=10)
+    settings = CraeSettings(steps_per_epoch=10)
     trained = codec("crae").for_volume(volume, settings, seed=0)
     CodecTrainer(trained, volume, settings, seed=0).train_epoch(0)
     header = header_for(volume.shape, 16).model_copy(update={"max_error": max_error})

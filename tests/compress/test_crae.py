@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from quietbeam.compress.codec import CodecSettings, codec, known_codecs
-from quietbeam.compress.crae import CraeCodec, CraeDecoder, CraeEncoder
+from quietbeam.compress.codec import codec, known_codecs
+from quietbeam.compress.crae import CraeCodec, CraeDecoder, CraeEncoder, CraeSettings
 from quietbeam.compress.training import CodecTrainer
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .volumes import foam
 
-TINY = CodecSettings(width=4, latent_channels=8, batch_size=4, steps_per_epoch=5, crop_size=32, slices_per_epoch=4)
+TINY = CraeSettings(width=4, latent_channels=8, batch_size=4, steps_per_epoch=5, crop_size=32, slices_per_epoch=4)
 TOLERANCE = 1e-5
 """float32 convolutions of values of order 1; the rounding of the weights to float16 would show as 1e-3."""
 
@@ -94,7 +94,7 @@ def test_equal_seeds_give_equal_weights_and_leave_torch_alone() -> None:
 @pytest.mark.parametrize(("edge", "width"), [(64, 8), (500, 32), (600, 64)])
 def test_width_follows_the_size_of_the_volume(edge: int, width: int) -> None:
     volume = np.broadcast_to(np.float32(0), (edge, edge, edge))
-    assert CraeCodec.for_volume(volume[:, :, :], CodecSettings(), seed=0).width == width
+    assert CraeCodec.for_volume(volume[:, :, :], CraeSettings(), seed=0).width == width
 
 
 def test_a_damaged_state_raises() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from quietbeam.compress.archive import ArchiveHeader, encode_chunk, open_archive, verify_archive, write_archive
 from quietbeam.compress.bitstream import varint
-from quietbeam.compress.codec import CodecSettings, codec
+from quietbeam.compress.codec import codec
+from quietbeam.compress.crae import CraeSettings
 from quietbeam.compress.residual import encode_residual
 from quietbeam.compress.training import CodecTrainer
 
@@ -41,7 +42,7 @@ def build_plain(path: Path) -> None:
 def build_crae(path: Path) -> None:
     """Two chunks whose latents are kept, although they do not pay."""
     volume = foam(SHAPE, num_voids=8)
-    settings = CodecSettings(width=4, latent_channels=8, crop_size=32, steps_per_epoch=100)
+    settings = CraeSettings(width=4, latent_channels=8, crop_size=32, steps_per_epoch=100)
     trained = codec("crae").for_volume(volume, settings, seed=0)
     CodecTrainer(trained, volume, settings, seed=0).train_epoch(0)
     payloads = []

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from quietbeam.compress.codec import CodecSettings
-from quietbeam.compress.crae import CraeCodec
+from quietbeam.compress.crae import CraeCodec, CraeSettings
 from quietbeam.compress.training import CodecTrainer
 
 from .volumes import foam
 
-SETTINGS = CodecSettings(
-    width=8, latent_channels=16, batch_size=4, steps_per_epoch=10, crop_size=32, slices_per_epoch=4
-)
+SETTINGS = CraeSettings(width=8, latent_channels=16, batch_size=4, steps_per_epoch=10, crop_size=32, slices_per_epoch=4)
 
 
 class CountingSource:
