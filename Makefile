@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/quietbeam simulate $(DEMO)/scan.h5
 	$(BIN)/quietbeam reduce $(DEMO)/scan.h5 --output $(DEMO)/result --set training.epochs=6 --set codec.epochs=6
 	$(BIN)/quietbeam verify $(DEMO)/result
-	$(BIN)/quietbeam compare $(DEMO)/result $(DEMO)/scan_truth.npy
+	$(BIN)/quietbeam score $(DEMO)/result $(DEMO)/scan_truth.npy
 	@echo "The report lies at $(CURDIR)/$(DEMO)/result/report.html"
 
 test: $(INSTALLED)

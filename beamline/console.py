@@ -189,14 +189,14 @@ def simulate(
 
 
 @app.command()
-def compare(
+def score(
     result: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True volume, .npy.")],
 ) -> None:
     """Measure a result, and plain reconstructions of its scan, against a known truth."""
-    from .compare import compare_with_truth
+    from .score import score_against_truth
 
-    decibels = compare_with_truth(result, truth)
+    decibels = score_against_truth(result, truth)
     for name, value in decibels.items():
         gain = "" if name == "archive" else f"  (the archive is {decibels['archive'] - value:+.2f} dB)"
         typer.echo(f"{name:<8} PSNR {value:6.2f} dB{gain}")

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from quietbeam.beamline.compare import compare_with_truth
 from quietbeam.beamline.manifest import verify_output
 from quietbeam.beamline.reduce import reduce_scan
+from quietbeam.beamline.score import score_against_truth
 from quietbeam.beamline.settings import SettingsError
 from quietbeam.beamline.simulate import truth_path
 from quietbeam.beamline.workspace import METRICS, PREVIEW, Workspace
@@ -388,7 +388,7 @@ def test_denoised_volume_is_much_nearer_to_the_truth_than_fbp(tmp_path):
         codec__epochs=2,
     )
     reduce_scan(scan, tmp_path / "out", settings, progress=Recorder())
-    decibels = compare_with_truth(tmp_path / "out", truth_path(scan))
+    decibels = score_against_truth(tmp_path / "out", truth_path(scan))
     assert decibels["archive"] > decibels["fbp"] + GAIN
     assert decibels["archive"] > decibels["gridrec"] + GAIN
     numbers = json.loads((tmp_path / "out/manifest.json").read_text())["numbers"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quietbeam.beamline.compare import compare_with_truth
 from quietbeam.beamline.manifest import FILES, FORMAT
+from quietbeam.beamline.score import score_against_truth
 from quietbeam.beamline.settings import ReductionSettings
 from quietbeam.beamline.simulate import SimulateSettings, simulate_scan, truth_path
 from quietbeam.compress.archive import ArchiveHeader, encode_chunk, open_archive, write_archive
@@ -22,7 +22,7 @@ MAX_ERROR = 2000.0
 
 
 def write_output(output: Path, scan: Path, **changes: Any) -> Path:
-    """Write what `compare` reads of a result: the truth as the archive, and a manifest."""
+    """Write what `score` reads of a result: the truth as the archive, and a manifest."""
     output.mkdir()
     truth = np.load(truth_path(scan))
     header = ArchiveHeader(shape=truth.shape, codec=None, max_error=MAX_ERROR, chunk_slices=16)
@@ -47,7 +47,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_decibels_are_those_of_quality(scan, tmp_path):
     output = write_output(tmp_path / "out", scan)
-    decibels = compare_with_truth(output, truth_path(scan))
+    decibels = score_against_truth(output, truth_path(scan))
     truth, inside = np.load(truth_path(scan)), circle(32) > 0
     with open_archive(output / "denoised.h5") as archive:
         expected = psnr(truth[:, inside], archive[:][:, inside], data_range=float(np.ptp(truth)))
@@ -60,7 +60,7 @@ def test_no_error_is_infinite_decibels(scan, tmp_path):
     output = write_output(tmp_path / "out", scan)
     with open_archive(output / "denoised.h5") as archive:
         np.save(tmp_path / "same.npy", archive[:])
-    decibels = compare_with_truth(output, tmp_path / "same.npy")
+    decibels = score_against_truth(output, tmp_path / "same.npy")
     assert decibels["archive"] == np.inf
     assert np.isfinite(decibels["fbp"])
 
@@ -68,19 +68,19 @@ def test_no_error_is_infinite_decibels(scan, tmp_path):
 def test_another_shape_is_refused(scan, tmp_path):
     np.save(tmp_path / "other.npy", np.ones((10, 16, 16), np.float32))
     with pytest.raises(ReductionError, match=r"other\.npy: shape \(10, 16, 16\), but the archive has \(10, 32, 32\)"):
-        compare_with_truth(write_output(tmp_path / "out", scan), tmp_path / "other.npy")
+        score_against_truth(write_output(tmp_path / "out", scan), tmp_path / "other.npy")
 
 
 def test_missing_manifest(scan, tmp_path):
     with pytest.raises(ArchiveError, match=r"manifest\.json: no manifest here"):
-        compare_with_truth(tmp_path, truth_path(scan))
+        score_against_truth(tmp_path, truth_path(scan))
 
 
 def test_broken_manifest(scan, tmp_path):
     output = write_output(tmp_path / "out", scan)
     (output / "manifest.json").write_text((output / "manifest.json").read_text()[:-5])
     with pytest.raises(ArchiveError, match=r"manifest\.json: (cannot be read|damaged)"):
-        compare_with_truth(output, truth_path(scan))
+        score_against_truth(output, truth_path(scan))
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_manifest_without_what_a_comparison_needs(scan, tmp_path, changes, got):
     with pytest.raises(
         ArchiveError, match=rf"manifest\.json: expected the scan's path.*{got}.*: reduce the scan again"
     ):
-        compare_with_truth(output, truth_path(scan))
+        score_against_truth(output, truth_path(scan))
 
 
 def test_scan_that_has_gone(scan, tmp_path):
     output = write_output(tmp_path / "out", scan, input={"path": str(tmp_path / "gone.h5")})
     with pytest.raises(ReductionError, match=r"gone\.h5: the scan of .*out has gone: put it back"):
-        compare_with_truth(output, truth_path(scan))
+        score_against_truth(output, truth_path(scan))

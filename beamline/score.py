@@ -23,7 +23,7 @@ from .settings import ReductionSettings
 from .sinograms import SinogramSettings, clean_sinograms
 from .workspace import ARCHIVE, MANIFEST
 
-__all__ = ["compare_with_truth"]
+__all__ = ["score_against_truth"]
 
 CHUNK = 8
 
@@ -36,7 +36,7 @@ class _Source(NamedTuple):
     settings: ReductionSettings
 
 
-def compare_with_truth(output: Path, truth: Path) -> dict[str, float]:
+def score_against_truth(output: Path, truth: Path) -> dict[str, float]:
     """Measure the archive and plain reconstructions of the same scan against a known volume.
 
     Parameters
