@@ -33,6 +33,7 @@ Array = NDArray[np.float32]
 Words = NDArray[np.uint16]
 
 NUM_SECTIONS = 4
+VOIDS_PER_RADIUS, SMALLEST_VOID = 400.0, 0.04
 LEVELS = 65535
 FOAM_PHOTONS, SANDSTONE_PHOTONS = 1000.0, 2500.0
 """Per pixel of the open beam; half of them are absorbed."""
@@ -57,7 +58,8 @@ class ScannedVolume(NamedTuple):
 
 def scan_foam(num_slices: int = 256, size: int = 256, num_angles: int = 512, *, seed: int = 0) -> tuple[Array, Array]:
     """Give line integrals, shape (slice, angle, column), and the truth, shape (slice, y, x), of a foam."""
-    foam, theta = FoamSize(num_slices, size, num_angles).foam(seed), static_scan(num_angles).theta
+    foam = FoamSize(num_slices, size, num_angles, VOIDS_PER_RADIUS, SMALLEST_VOID).foam(seed)
+    theta = static_scan(num_angles).theta
     sinograms = np.ascontiguousarray(project_foam(foam, theta, num_slices, size).swapaxes(0, 1))
     factor = half_absorbing(sinograms)
     return sinograms * factor, rasterise_foam(foam, num_slices, size) * factor
