@@ -49,6 +49,7 @@ def fit_codec(
     settings: Any,
     *,
     seed: int = 0,
+    start: _L | None = None,
     clock: Callable[[], float] = time.process_time,
 ) -> _L:
     """Train a codec on a volume for the epochs or the minutes of its settings, and keep the weights of the best epoch.
@@ -63,6 +64,8 @@ def fit_codec(
         Of the kind's `settings_type`.
     seed : int
         Of the weights and of the crops.
+    start : LearnedCodec, optional
+        Built by `for_volume`, to be trained further in place of a new one.
     clock : callable
         Seconds, for settings that give minutes; with epochs, equal arguments give equal weights.
 
@@ -71,7 +74,7 @@ def fit_codec(
     LearnedCodec
         Trained; of the kind.
     """
-    codec = kind.for_volume(volume, settings, seed)
+    codec = start or kind.for_volume(volume, settings, seed)
     trainer = CodecTrainer(codec, volume, settings, seed)
     end, epoch, least = clock() + 60 * settings.minutes, 0, np.inf
     best = trainer.model.state_dict()
