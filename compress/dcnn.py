@@ -1,0 +1,325 @@
+"""The convolutional autoencoder of Hejazi et al. for industrial tomography (D-CNN), slice by slice.
+
+The networks of [1]_, for slices of 512 x 512 pixels normalised to [0, 1]; all convolutions are 3 x 3 with a bias and
+padding, each but the last has a ReLU:
+
+=======  =====================================================================  ===========  ==========
+latents  encoder; | halves by a maximum; decoder; ^ doubles by repetition        latents      parameters
+=======  =====================================================================  ===========  ==========
+depth 8  1-32 | 16 | 8;             8 ^ 16 ^ 32 - 1, sigmoid                    128, 128, 8      12,785
+depth 4  1-32 | 16 | 8 | 4;         4 ^ 8 ^ 16 ^ 32 - 1, sigmoid                64, 64, 4        12,937
+depth 2  1-32 | 16 | 8 | 4 | 2;     2 ^ 4 ^ 8 ^ 16 ^ 32 - 1, sigmoid            32, 32, 2        12,977
+=======  =====================================================================  ===========  ==========
+
+The loss is the binary cross-entropy, minimised by Adam in 100 epochs with batches of 128, as in [1]_. There the latents
+are stored as floating-point numbers; here they are integers. Each chunk has a step per channel, a power of two: of
+those in a fixed ratio to the channels' standard deviations, the coarsest with which rounding raises the squared error
+of the chunk's middle slice by no more than `rounding_loss`. The latents are coded by `quietbeam.compress.latents`, and
+the decoder is evaluated in whole numbers by `IntegerNetwork`.
+
+References
+----------
+.. [1] Hejazi et al., the D-CNN for the compression of industrial X-ray computed tomography.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from quietbeam.reconstruction.errors import ArchiveError
+
+from .bitstream import ByteReader, varint
+from .codec import CodecSettings, SliceSource, register
+from .integer_network import FRACTION_BITS, IntegerNetwork, integer_tensors, tensors_from_bytes, tensors_to_bytes
+from .latents import LARGEST_LATENT, decode_latents, encode_latents
+from .training import fit_codec
+
+__all__ = ["DcnnCodec", "DcnnSettings", "dcnn_decoder", "dcnn_encoder"]
+
+_WIDTHS = {8: (32, 16, 8), 4: (32, 16, 8, 4), 2: (32, 16, 8, 4, 2)}
+_EXPONENTS = range(-FRACTION_BITS, 12)
+_FINEST = 10
+_NUM_SAMPLED_SLICES = 16
+
+Volume = NDArray[np.float32]
+
+
+class DcnnSettings(CodecSettings):
+    """How the networks are built and trained; the defaults are the source's."""
+
+    epochs: int | None = Field(100, ge=1, description="epochs to train; not given: the time decides")
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="step size of Adam")
+    batch_size: int = Field(128, ge=1, description="crops in one step")
+    latent_depth: Literal[8, 4, 2] = Field(8, description="channels of the latent: 1/4, 1/8, 1/16 of each side")
+    rounding_loss: float = Field(
+        0.05, gt=0, allow_inf_nan=False, description="share by which rounding the latents may raise the squared error"
+    )
+    weight_bits: int = Field(12, ge=4, le=16, description="bits of a weight of the stored decoder")
+
+
+def dcnn_encoder(latent_depth: int) -> nn.Sequential:
+    """Build the layers from slices (slice, 1, y, x) to latents (slice, latent_depth, y / stride, x / stride)."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in _WIDTHS[latent_depth]:
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    return nn.Sequential(*layers[:-1])
+
+
+def dcnn_decoder(latent_depth: int) -> nn.Sequential:
+    """Build the layers from latents to slices (slice, 1, y, x) in [0, 1]; the last is the sigmoid."""
+    layers: list[nn.Module] = []
+    channels = latent_depth
+    for width in reversed(_WIDTHS[latent_depth]):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2)]
+        channels = width
+    return nn.Sequential(*layers[:-1], nn.Conv2d(channels, 1, 3, padding=1), nn.Sigmoid())
+
+
+@register("dcnn")
+class DcnnCodec:
+    """The codec ``dcnn``; see the module for its layers.
+
+    Parameters
+    ----------
+    encoder : nn.Sequential or None
+        None for a codec that only decodes.
+    decoder : nn.Sequential
+        On the ``meta`` device where `tensors` is given.
+    value_range : tuple of float
+        What becomes 0 and 1, in the volume's units; values beyond are cut.
+    settings : DcnnSettings
+        With which the networks were built.
+    num_voxels : int
+        Size of the volume that the decoder's bytes are shared by.
+    tensors : dict of str to int32 Tensor, optional
+        The decoder in whole numbers; by default it is made from `decoder` whenever it is needed.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[BaseModel]] = DcnnSettings
+
+    def __init__(
+        self,
+        encoder: nn.Sequential | None,
+        decoder: nn.Sequential,
+        value_range: tuple[float, float],
+        settings: DcnnSettings,
+        *,
+        num_voxels: int = 1,
+        tensors: dict[str, Tensor] | None = None,
+    ) -> None:
+        self._decoder, self._settings, self._tensors = decoder, settings, tensors
+        self._low, self._high = value_range
+        self._num_voxels, self._can_encode = num_voxels, encoder is not None
+        self.network = nn.ModuleDict({"encoder": encoder or nn.Identity(), "decoder": decoder})
+
+    @classmethod
+    def fit(cls, volume: SliceSource, settings: DcnnSettings | None = None, *, seed: int = 0) -> Self:
+        """Train a codec on a volume; see `quietbeam.compress.training.fit_codec`."""
+        return fit_codec(cls, volume, settings or DcnnSettings(), seed=seed)
+
+    @classmethod
+    def for_volume(cls, source: SliceSource, settings: DcnnSettings, seed: int) -> Self:
+        """Build an untrained codec; what becomes 0 and 1 comes from at most 16 slices, evenly spaced.
+
+        Parameters
+        ----------
+        source : SliceSource
+            The volume; `ValueError` if the slices looked at are not finite.
+        settings : DcnnSettings
+            Depth of the latents.
+        seed : int
+            Start of the weights.
+
+        Returns
+        -------
+        DcnnCodec
+            Equal for equal arguments.
+        """
+        value_range = _value_range(source)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder, decoder = dcnn_encoder(settings.latent_depth), dcnn_decoder(settings.latent_depth)
+            for parameter in (*encoder.parameters(), *decoder.parameters()):
+                _start(parameter)
+        return cls(encoder, decoder, value_range, settings, num_voxels=math.prod(source.shape))
+
+    @classmethod
+    def from_bytes(cls, state: bytes) -> Self:
+        """Build a codec that only decodes from what `to_bytes` gave; `ArchiveError` if it is damaged."""
+        reader = ByteReader(state, "the decoder of codec dcnn")
+        depth = reader.varint()
+        low, high = struct.unpack("<dd", reader.take(16))
+        if depth not in _WIDTHS or not (math.isfinite(low) and math.isfinite(high)):
+            raise ArchiveError(
+                f"the decoder of codec dcnn has latents of depth {depth} and values from {low:g} to {high:g}, "
+                f"expected a depth of {', '.join(map(str, _WIDTHS))}: it is damaged, restore it from a copy"
+            )
+        with torch.device("meta"):
+            decoder = dcnn_decoder(depth)
+        tensors = tensors_from_bytes(decoder, reader.rest())
+        IntegerNetwork(decoder, tensors)
+        settings = DcnnSettings.model_validate({"latent_depth": depth})
+        return cls(None, decoder, (low, high), settings, tensors=tensors)
+
+    def to_bytes(self) -> bytes:
+        """Give the latents' depth (varint), the values of 0 and 1 (float64), and the integers of the decoder."""
+        head = varint(self._settings.latent_depth) + struct.pack("<dd", self._low, self._high)
+        return head + tensors_to_bytes(self._integers())
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that the decoder needs."""
+        return sum(parameter.numel() for parameter in self._decoder.parameters())
+
+    @property
+    def bytes_per_voxel(self) -> float:
+        """Size of the stored decoder divided by the voxels of the volume."""
+        return len(self.to_bytes()) / self._num_voxels
+
+    def loss(self, crops: Tensor) -> Tensor:
+        """Give the mean binary cross-entropy.
+
+        Parameters
+        ----------
+        crops : float32, shape (crop, 1, y, x)
+            In the volume's units; edges are multiples of 16.
+
+        Returns
+        -------
+        float32, shape ()
+            To be minimised; positive also for perfect networks.
+        """
+        crops = self._normalised(crops)
+        logits = self._decoder[:-1](self.network["encoder"](crops))
+        return F.binary_cross_entropy_with_logits(logits, crops)
+
+    @torch.inference_mode()
+    def encode(self, chunk: Volume) -> bytes:
+        """Give the latent bitstream of a chunk.
+
+        Parameters
+        ----------
+        chunk : float32, shape (slice, y, x)
+            Finite; any size.
+
+        Returns
+        -------
+        bytes
+            For each channel 12 plus the exponent of its step (one byte), then the latents.
+
+        Raises
+        ------
+        ValueError
+            If this codec only decodes.
+        """
+        if not self._can_encode:
+            raise ValueError("this codec was read from an archive and only decodes; DcnnCodec.fit gives one to encode")
+        latents = torch.cat([self.network["encoder"](self._prepared(plane)).cpu() for plane in chunk])
+        exponents = self._choose_steps(latents, chunk)
+        return bytes((exponents - _EXPONENTS[0]).tolist()) + encode_latents(_rounded(latents, exponents).numpy())
+
+    @torch.inference_mode()
+    def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> Volume:
+        """Give the approximation that a latent bitstream stands for.
+
+        Parameters
+        ----------
+        bitstream : bytes
+            From `encode`.
+        shape : tuple of int
+            Slices, rows, columns of the chunk.
+
+        Returns
+        -------
+        float32, shape (slice, y, x)
+            In the volume's units; the same on every machine.
+
+        Raises
+        ------
+        ArchiveError
+            If the bitstream is damaged, as far as that shows.
+        """
+        num_slices, num_rows, num_columns = shape
+        reader = ByteReader(bitstream, "a bitstream of codec dcnn")
+        exponents = np.frombuffer(reader.take(self._settings.latent_depth), np.uint8).astype(int) + _EXPONENTS[0]
+        if exponents.max() not in _EXPONENTS:
+            raise ArchiveError(f"a step of codec dcnn is 2^{exponents.max()}, expected less: the bitstream is damaged")
+        grid = (num_slices, len(exponents), -(-num_rows // self.stride), -(-num_columns // self.stride))
+        fixed = 2.0 ** (exponents + FRACTION_BITS)[:, None, None] * decode_latents(reader.rest(), grid)
+        network, decoded = IntegerNetwork(self._decoder, self._integers()), np.empty(shape, np.float32)
+        # One slice at a time: all of a chunk would need many times its memory.
+        for plane, latents in zip(decoded, torch.from_numpy(fixed[:, None]), strict=True):
+            values = network(latents)[0, 0, :num_rows, :num_columns].numpy() * 2.0**-FRACTION_BITS
+            plane[:] = values * (self._high - self._low) + self._low
+        return decoded
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a side of the tile that one latent position stands for."""
+        return int(2 ** (len(_WIDTHS[self._settings.latent_depth]) - 1))
+
+    def _normalised(self, values: Tensor) -> Tensor:
+        return ((values - self._low) / (self._high - self._low)).clamp(0, 1)
+
+    def _prepared(self, plane: Volume) -> Tensor:
+        """Normalise a slice and enlarge it to multiples of the stride by repeating its edge, shape (1, 1, y, x)."""
+        padded = np.pad(plane, [(0, -size % self.stride) for size in plane.shape], mode="edge")
+        return self._normalised(torch.from_numpy(padded)[None, None].to(next(self.network.parameters()).device))
+
+    def _choose_steps(self, latents: Tensor, chunk: Volume) -> Tensor:
+        """Give the exponent of each channel's step, shape (channel,)."""
+        std = latents.std((0, 2, 3), correction=0)
+        coarsest = torch.floor(torch.log2(torch.where(std > 0, std, 1.0))).to(torch.int64)
+        middle = len(chunk) // 2
+        original, exact = self._prepared(chunk[middle]), latents[middle : middle + 1]
+        least = self._error(exact, original)
+        for finer in range(_FINEST):
+            exponents = (coarsest - finer).clamp(_EXPONENTS[0], _EXPONENTS[-1])
+            rounded = _rounded(exact, exponents) * 2.0 ** exponents[:, None, None]
+            if self._error(rounded, original) <= (1 + self._settings.rounding_loss) * least:
+                break
+        return exponents
+
+    def _error(self, latents: Tensor, original: Tensor) -> float:
+        return float(F.mse_loss(self._decoder(latents.to(original)), original))
+
+    def _integers(self) -> dict[str, Tensor]:
+        if self._tensors is not None:
+            return self._tensors
+        return integer_tensors(self._decoder, weight_bits=self._settings.weight_bits)
+
+
+def _start(parameter: Tensor) -> None:
+    """Fill weights by Glorot's rule, biases with 0: with torch's own start latents of depth 2 are often 0 for ever."""
+    if parameter.ndim > 1:
+        nn.init.xavier_uniform_(parameter)
+    else:
+        nn.init.zeros_(parameter)
+
+
+def _rounded(latents: Tensor, exponents: Tensor) -> Tensor:
+    scaled = torch.round(latents * 2.0 ** -exponents[:, None, None])
+    return scaled.clamp(-LARGEST_LATENT, LARGEST_LATENT).to(torch.int32)
+
+
+def _value_range(source: SliceSource) -> tuple[float, float]:
+    """Give the smallest and the largest value of the slices looked at, apart by more than nothing."""
+    num_slices = source.shape[0]
+    picked = np.unique(np.linspace(0, num_slices - 1, min(num_slices, _NUM_SAMPLED_SLICES)).astype(int)).tolist()
+    ends = [(float(plane.min()), float(plane.max())) for plane in (source[index : index + 1] for index in picked)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if not all(map(math.isfinite, (low, high))):
+        raise ValueError("the volume must be finite to be encoded, got nan or inf in the slices that were looked at")
+    return low, high if high > low else low + max(1.0, abs(low))

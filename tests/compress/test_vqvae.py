@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quietbeam.compress.codec import codec
+from quietbeam.compress.training import CodecTrainer
+from quietbeam.compress.vqvae import (
+    VectorQuantiser,
+    VqvaeCodec,
+    VqvaeSettings,
+    decode_indices,
+    encode_indices,
+    vqvae_network,
+)
+from quietbeam.reconstruction.errors import ArchiveError
+
+from .volumes import foam
+
+TINY = VqvaeSettings(epochs=2, batch_size=4, steps_per_epoch=5, crop_size=32, slices_per_epoch=4)
+SHAPE = (3, 40, 52)
+TOLERANCE = 1e-2
+"""In standard deviations: weights of 12 bits in three layers; a wrong layer would show as 0.5."""
+
+
+@pytest.fixture(scope="module")
+def volume() -> np.ndarray:
+    return foam(SHAPE, num_voids=12)
+
+
+@pytest.fixture(scope="module")
+def trained(volume: np.ndarray) -> VqvaeCodec:
+    return VqvaeCodec.fit(volume, TINY)
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "edge", "entries"), [(8, 43_273, 128, 64), (4, 190_981, 64, 128), (2, 781_315, 32, 256)]
+)
+def test_parameters_and_latents_are_those_of_the_source(depth: int, count: int, edge: int, entries: int) -> None:
+    with torch.device("meta"):
+        network = vqvae_network(depth)
+        latents = network["encoder"](torch.zeros(1, 1, 512, 512))
+    assert latents.shape == (1, depth, edge, edge)
+    assert network["decoder"](latents).shape == (1, 1, 512, 512)
+    assert network["quantiser"].codebook.shape == (entries, depth)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def test_defaults_are_those_of_the_source() -> None:
+    defaults = VqvaeSettings()
+    assert (defaults.epochs, defaults.batch_size, defaults.latent_depth) == (100, 128, 8)
+    assert codec("vqvae") is VqvaeCodec
+
+
+def test_training_beats_the_mean_image() -> None:
+    noiseless = foam((6, 48, 48), num_voids=12, noise=0)
+    longer = TINY.model_copy(update={"epochs": 15, "learning_rate": 5e-3, "steps_per_epoch": 10})
+    built = VqvaeCodec.fit(noiseless, longer)
+    decoded = built.decode(built.encode(noiseless), noiseless.shape)
+    assert np.mean((decoded - noiseless) ** 2) < 0.2 * noiseless.var()
+
+
+def test_entries_that_nothing_is_near_to_are_set_anew() -> None:
+    torch.manual_seed(0)
+    quantiser, latents = VectorQuantiser(16, 2), 100 + torch.randn(4, 2, 8, 8)
+    quantiser(latents)
+    vectors = latents.movedim(1, -1).reshape(-1, 2)
+    assert all(bool((entry == vectors).all(1).any()) for entry in quantiser.codebook)
+    with torch.no_grad():
+        quantiser.codebook[3] = -1e3
+    for _ in range(200):
+        quantiser(latents)
+    assert float(quantiser.codebook[3].detach().min()) > 90
+
+
+def test_evaluation_moves_no_entry() -> None:
+    quantiser = VectorQuantiser(16, 2).eval()
+    before = quantiser.codebook.detach().clone()
+    quantiser(torch.full((1, 2, 4, 4), 50.0))
+    assert torch.equal(quantiser.codebook, before)
+    assert float(quantiser.share.sum()) == 0
+
+
+def test_gradients_pass_the_quantiser_unchanged() -> None:
+    torch.manual_seed(0)
+    quantiser, latents = VectorQuantiser(4, 2).eval(), torch.randn(1, 2, 3, 3, requires_grad=True)
+    factors = torch.randn(1, 2, 3, 3)
+    replaced, _ = quantiser(latents)
+    (replaced * factors).sum().backward()
+    torch.testing.assert_close(latents.grad, factors)
+    flat = replaced.detach().movedim(1, -1).reshape(-1, 2)
+    assert all(bool(torch.isclose(vector, quantiser.codebook, atol=1e-6).all(1).any()) for vector in flat)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32), st.tuples(*(st.integers(1, 5),) * 3), st.sampled_from([(1, 1), (3, 2), (64, 8), (256, 2)])
+)
+def test_indices_come_back(seed: int, shape: tuple[int, int, int], codebook: tuple[int, int]) -> None:
+    rng = np.random.default_rng(seed)
+    entries = rng.integers(-(2**23), 2**23 + 1, codebook).astype(np.int32)
+    entries[:: 1 + seed % 3] = entries[0]
+    indices = rng.integers(0, codebook[0], shape).astype(np.int32)
+    np.testing.assert_array_equal(decode_indices(encode_indices(indices, entries), shape, entries), indices)
+
+
+def test_neighbours_make_indices_cheap() -> None:
+    rng = np.random.default_rng(0)
+    entries = rng.integers(-4096, 4096, (64, 8)).astype(np.int32)
+    blocks = np.kron(rng.integers(0, 64, (2, 4, 4)), np.ones((4, 8, 8), int)).astype(np.int32)
+    shuffled = rng.permutation(blocks.ravel()).reshape(blocks.shape)
+    assert len(encode_indices(blocks, entries)) < 0.4 * len(encode_indices(shuffled, entries))
+
+
+@pytest.mark.parametrize("depth", [8, 4, 2])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 31, 33), (1, 64, 5)])
+def test_any_slice_size_goes_through(depth: int, shape: tuple[int, int, int]) -> None:
+    volume = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    built = VqvaeCodec.for_volume(volume, TINY.model_copy(update={"latent_depth": depth}), seed=0)
+    decoded = built.decode(built.encode(volume), shape)
+    assert decoded.shape == shape
+    assert decoded.dtype == np.float32
+    assert np.isfinite(decoded).all()
+
+
+def test_a_constant_volume_is_approximated() -> None:
+    volume = np.full((3, 40, 40), 7.5, np.float32)
+    built = VqvaeCodec.for_volume(volume, TINY, seed=0)
+    assert np.abs(built.decode(built.encode(volume), volume.shape) - 7.5).max() < 1
+
+
+def test_whole_numbers_are_close_to_floats(trained: VqvaeCodec, volume: np.ndarray) -> None:
+    mean, std = volume.mean(dtype=np.float64), volume.std(dtype=np.float64)
+    slices = torch.from_numpy(((volume - mean) / std).astype(np.float32))[:, None]
+    trained.network.eval()
+    with torch.no_grad():
+        latents, _ = trained.network["quantiser"](trained.network["encoder"](slices))
+        expected = trained.network["decoder"](latents)[:, 0].numpy()
+    decoded = (trained.decode(trained.encode(volume), SHAPE) - mean) / std
+    assert np.quantile(np.abs(decoded - expected), 0.99) < TOLERANCE
+
+
+def test_a_stored_codec_decodes_to_the_same_bits(trained: VqvaeCodec, volume: np.ndarray) -> None:
+    bitstream, stored = trained.encode(volume), VqvaeCodec.from_bytes(trained.to_bytes())
+    np.testing.assert_array_equal(stored.decode(bitstream, SHAPE), trained.decode(bitstream, SHAPE))
+    assert stored.to_bytes() == trained.to_bytes()
+    assert stored.num_parameters == trained.num_parameters == 23_937
+    assert trained.bytes_per_voxel == len(trained.to_bytes()) / volume.size
+    with pytest.raises(ValueError, match="only decodes"):
+        stored.encode(volume)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_threads_change_no_bit(trained: VqvaeCodec, volume: np.ndarray, num_threads: int) -> None:
+    before, bitstream = torch.get_num_threads(), trained.encode(volume)
+    expected = trained.decode(bitstream, SHAPE)
+    try:
+        torch.set_num_threads(num_threads)
+        np.testing.assert_array_equal(trained.decode(bitstream, SHAPE), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_equal_seeds_give_equal_weights_and_leave_torch_alone(volume: np.ndarray) -> None:
+    before = torch.random.get_rng_state()
+    states = [VqvaeCodec.for_volume(volume, TINY, seed).to_bytes() for seed in (3, 3, 4)]
+    assert states[0] == states[1] != states[2]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_resumed_training_is_the_same_to_the_bit(volume: np.ndarray) -> None:
+    trainers = [CodecTrainer(VqvaeCodec.for_volume(volume, TINY, seed=0), volume, TINY, seed=0) for _ in range(2)]
+    trainers[0].train_epoch(0)
+    trainers[1].restore({name: value.clone() for name, value in trainers[0].state().items()})
+    assert trainers[0].train_epoch(1) == trainers[1].train_epoch(1)
+
+
+def test_volume_with_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        VqvaeCodec.for_volume(np.full((2, 8, 8), np.nan, np.float32), TINY, seed=0)
+
+
+def test_a_damaged_state_raises(trained: VqvaeCodec) -> None:
+    state = trained.to_bytes()
+    not_finite = state[:1] + np.array([np.nan, 1.0]).tobytes() + state[17:]
+    for damaged in (b"", state[:-1], state[:30], b"\x07" + state[1:], b"\x04" + state[1:], not_finite):
+        with pytest.raises(ArchiveError):
+            VqvaeCodec.from_bytes(damaged)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 255), st.integers(0, 3))
+def test_a_damaged_bitstream_raises_or_keeps_the_shape(place: int, flip: int, cut: int) -> None:
+    rng = np.random.default_rng(0)
+    entries = rng.integers(-4096, 4096, (64, 8)).astype(np.int32)
+    bitstream = bytearray(encode_indices(rng.integers(0, 64, (2, 5, 6)).astype(np.int32), entries))
+    bitstream[place % len(bitstream)] ^= flip
+    try:
+        indices = decode_indices(bytes(bitstream[: len(bitstream) - cut]), (2, 5, 6), entries)
+    except ArchiveError:
+        return
+    assert indices.shape == (2, 5, 6)
+    assert 0 <= indices.min() <= indices.max() < 64
