@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quietbeam.compress.archive import Archive, open_archive
+from quietbeam.compress.preview import pixel_size_of
 
 from .atomic import atomic_path
+from .ome_zarr import write_ome_zarr
 
 __all__ = ["FORMATS", "extract", "parse_slices"]
 
@@ -51,7 +54,7 @@ def parse_slices(text: str | None, num_slices: int) -> slice:
 
 
 def extract(path: Path, output: Path, slices: str | None, file_format: str) -> Path:
-    """Decode slices of an archive into a file or, for TIFF, a folder of files.
+    """Decode slices of an archive into a file or, for TIFF and Zarr, a folder of files.
 
     Parameters
     ----------
@@ -75,10 +78,12 @@ def extract(path: Path, output: Path, slices: str | None, file_format: str) -> P
         If the archive is damaged.
     FileExistsError
         If `output` is there.
+    ReductionError
+        If the format is zarr and that package is missing.
     """
     if output.exists():
         raise FileExistsError(f"{output} is there already: choose another -o")
-    with open_archive(path) as archive, atomic_path(output) as temporary:
+    with open_archive(path, cache_bytes=0) as archive, atomic_path(output) as temporary:
         FORMATS[file_format](archive, temporary, parse_slices(slices, archive.shape[0]))
     return output
 
@@ -92,24 +97,25 @@ def _chunks(archive: Archive, slices: slice) -> list[slice]:
 def _to_npy(archive: Archive, path: Path, slices: slice) -> None:
     shape = (slices.stop - slices.start, *archive.shape[1:])
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        kind = archive.dtype.newbyteorder("<")
+        np.lib.format.write_array_header_1_0(file, {"descr": kind.str, "fortran_order": False, "shape": shape})
         for chunk in _chunks(archive, slices):
-            file.write(np.ascontiguousarray(archive[chunk], dtype="<f4").data)
+            file.write(np.ascontiguousarray(archive[chunk], dtype=kind).data)
 
 
 def _to_h5(archive: Archive, path: Path, slices: slice) -> None:
     import h5py
 
-    pixel_size = archive.metadata.get("pixel_size")
+    pixel_size = pixel_size_of(archive.header)
     with h5py.File(path, "w") as file:
         entry = file.create_group("entry")
         group = entry.create_group("data")
         file.attrs["default"], entry.attrs["default"] = "entry", "data"
         entry.attrs["NX_class"], group.attrs["NX_class"], group.attrs["signal"] = "NXentry", "NXdata", "data"
         shape = (slices.stop - slices.start, *archive.shape[1:])
-        data = group.create_dataset("data", shape, "f4", chunks=(1, *shape[1:]), fletcher32=True)
+        data = group.create_dataset("data", shape, archive.dtype, chunks=(1, *shape[1:]), fletcher32=True)
         data.attrs["units"] = str(archive.metadata.get("unit", "1/pixel"))
-        if isinstance(pixel_size, float):
+        if pixel_size is not None:
             data.attrs["pixel_size_m"] = pixel_size
         data.attrs["first_slice"], data.attrs["max_error"] = slices.start, archive.header.max_error
         entry.attrs["quietbeam"] = json.dumps(archive.metadata, sort_keys=True)
@@ -127,8 +133,25 @@ def _to_tiff(archive: Archive, path: Path, slices: slice) -> None:
             _write_tiff(tifffile.imwrite, path / f"slice_{index:0{digits}d}.tiff", image)
 
 
-def _write_tiff(write: Callable[..., object], path: Path, image: NDArray[np.float32]) -> None:
+def _write_tiff(write: Callable[..., object], path: Path, image: NDArray[Any]) -> None:
     write(path, image, photometric="minisblack", software="quietbeam", metadata=None)
 
 
-FORMATS: dict[str, Callable[[Archive, Path, slice], None]] = {"tiff": _to_tiff, "h5": _to_h5, "npy": _to_npy}
+def _to_zarr(archive: Archive, path: Path, slices: slice) -> None:
+    write_ome_zarr(
+        path,
+        (archive[chunk] for chunk in _chunks(archive, slices)),
+        (slices.stop - slices.start, *archive.shape[1:]),
+        archive.dtype,
+        pixel_size=pixel_size_of(archive.header),
+        first_slice=slices.start,
+        attributes={"quietbeam": {"max_error": archive.header.max_error, "metadata": archive.metadata}},
+    )
+
+
+FORMATS: dict[str, Callable[[Archive, Path, slice], None]] = {
+    "tiff": _to_tiff,
+    "h5": _to_h5,
+    "npy": _to_npy,
+    "zarr": _to_zarr,
+}

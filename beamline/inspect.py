@@ -69,7 +69,8 @@ def _describe_archive(path: Path) -> Iterator[str]:
         header = archive.header
         yield f"archive     {path}"
         yield f"sample      {header.metadata.get('name')}"
-        yield f"volume      {' x '.join(map(str, archive.shape))} (slice, y, x), float32, {header.metadata.get('unit')}"
+        size, unit = " x ".join(map(str, archive.shape)), header.metadata.get("unit")
+        yield f"volume      {size} (slice, y, x), {header.dtype}, {unit}"
         yield f"codec       {header.codec or 'residual coder alone'}, chunks of {header.chunk_slices} slices"
         yield f"size        {archive.num_bytes} bytes, {archive.bits_per_voxel:.3f} bits per voxel"
         yield f"max error   {header.max_error:.4g} at every voxel"

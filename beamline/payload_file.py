@@ -6,24 +6,39 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from quietbeam.reconstruction.errors import ReductionError
 
 from .journal import Journal
 
-__all__ = ["PayloadFile"]
+__all__ = ["PayloadFile", "StoredChunk"]
+
+
+class StoredChunk(NamedTuple):
+    """A chunk as it was stored.
+
+    Attributes
+    ----------
+    payload : bytes
+        From `encode_chunk`.
+    crc32 : int or None
+        Likewise, of the decoded voxels.
+    """
+
+    payload: bytes
+    crc32: int | None
 
 
 class PayloadFile:
-    """Payloads on a scratch disk; iterating reads them back one by one.
+    """Payloads on a scratch disk; iterating reads them back one by one, with the checksum of their voxels.
 
     Parameters
     ----------
     path : Path
         The file; what lies behind the journal's last payload is written over.
     journal : Journal
-        Its records hold what `append` gave.
+        Its records hold what `append` gave, and the chunk's `crc32`.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
@@ -41,11 +56,11 @@ class PayloadFile:
             os.fsync(file.fileno())
         return {"offset": offset, "length": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[StoredChunk]:
         with self.path.open("rb") as file:
             for record in self.journal.records:
                 file.seek(record["offset"])
                 payload = file.read(record["length"])
                 if hashlib.sha256(payload).hexdigest() != record["sha256"]:
                     raise ReductionError(f"{self.path}: damaged on the disk: remove {self.path.parent} to begin anew")
-                yield payload
+                yield StoredChunk(payload, record["crc32"])

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -211,11 +212,16 @@ class Reduction:
             "payloads", self.job.keys.payloads(self._codec_state, self._denoised_key, self.max_error)
         )
         payloads = PayloadFile(self.workspace.scratch / "payloads.bin", journal)
+        share = len(self._codec_state) / math.prod(self.slices.shape)
         for chunk in self.job.chunks(
             "encode", journal, total=self.slices.shape[0], size=self.settings.archive.chunk_slices
         ):
             encoded = encode_chunk(
-                self.codec, self.denoised[chunk], self.max_error, keep_latents=self.settings.archive.keep_latents
+                self.codec,
+                self.denoised[chunk],
+                self.max_error,
+                keep_latents=self.settings.archive.keep_latents,
+                state_bytes_per_voxel=share,
             )
             journal.append({"stop": chunk.stop, **payloads.append(encoded.payload), **_cost(encoded)})
         if self.codec:

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from quietbeam.compress.archive_file import FORMAT as ARCHIVE_FORMAT
+
 from .journal import stage_key
 from .recording import ScanSettings
 from .settings import ReductionSettings
@@ -77,7 +79,7 @@ class StageKeys:
 
     def payloads(self, decoder: bytes, denoised: str, max_error: float) -> str:
         """Key of the chunks encoded for a decoder, given as bytes."""
-        return self._key("payloads", stage_key(denoised, _sha256(decoder), max_error), "archive")
+        return self._key("payloads", stage_key(denoised, _sha256(decoder), max_error, ARCHIVE_FORMAT), "archive")
 
     def _start(self) -> list[str | None]:
         """Tell how the start was chosen; where the registry lies and what it holds does not count."""

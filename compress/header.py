@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from .codec import known_codecs
@@ -48,9 +50,13 @@ class ArchiveHeader(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shape: tuple[int, int, int] = Field(description="slices, rows, columns")
-    dtype: Literal["float32"] = Field("float32", description="type of a voxel")
-    codec: str | None = Field(description="name of the learned codec")
-    max_error: float = Field(gt=0, allow_inf_nan=False, description="largest error of a voxel, in the volume's units")
+    dtype: Literal["float32", "uint8", "int8", "uint16", "int16"] = Field("float32", description="type of a voxel")
+    codec: str | None = Field(description="name of the codec")
+    max_error: float = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="largest error of a voxel, in the volume's units; a whole number for integers, 0 is lossless",
+    )
     chunk_slices: int = Field(ge=1, le=1024, description="slices in a chunk; the last may have fewer")
     metadata: dict[str, JsonValue] = Field(default_factory=dict, description="whatever belongs to the volume, as JSON")
 
@@ -63,10 +69,23 @@ class ArchiveHeader(BaseModel):
             raise ValueError(f"a chunk may have at most {MOST_CHUNK_VOXELS} voxels, got {voxels}: lower chunk_slices")
         return self
 
+    @model_validator(mode="after")
+    def _check_error(self) -> Self:
+        if self.dtype == "float32" and self.max_error == 0:
+            raise ValueError("max_error must be positive for float32, got 0: lossless archives hold integers")
+        if self.dtype != "float32" and not self.max_error.is_integer():
+            raise ValueError(f"max_error must be a whole number for {self.dtype}, got {self.max_error}")
+        return self
+
     @property
     def num_chunks(self) -> int:
         """How many chunks the slices make."""
         return -(-self.shape[0] // self.chunk_slices)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the volume as an array, bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def slices_of(self, chunk: int) -> range:
         """Give the slices of a chunk."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from quietbeam.compress.archive import (
     Archive,
@@ -21,10 +22,10 @@ from quietbeam.compress.archive import (
     verify_archive,
     write_archive,
 )
-from quietbeam.compress.bitstream import varint
+from quietbeam.compress.archive_file import FORMAT, read_index, write_index
+from quietbeam.compress.chunks import INEXACT_CODECS
 from quietbeam.compress.codec import SliceSource, codec
 from quietbeam.compress.crae import CraeSettings
-from quietbeam.compress.residual import encode_residual
 from quietbeam.compress.training import CodecTrainer
 from quietbeam.reconstruction.errors import ArchiveError
 
@@ -37,23 +38,17 @@ NUM_FLIPS = 200
 
 
 def header_for(shape: tuple[int, ...], chunk_slices: int = 4, codec: str | None = "crae") -> ArchiveHeader:
-    metadata = {"sample": "foam", "pixel_size": 1e-6}
+    metadata: dict[str, JsonValue] = {"sample": "foam", "pixel_size": 1e-6}
     return ArchiveHeader(shape=shape, codec=codec, max_error=MAX_ERROR, chunk_slices=chunk_slices, metadata=metadata)
-
-
-def forced_payload(trained: Any, chunk: np.ndarray) -> bytes:
-    """Keep the latents whether they pay or not, so that the decoder is needed to read the archive."""
-    latents = trained.encode(chunk)
-    residual, _ = encode_residual(chunk, trained.decode(latents, chunk.shape), MAX_ERROR)
-    return varint(len(latents)) + latents + residual
 
 
 def write(path: Path, volume: np.ndarray, *, with_latents: bool = True, chunk_slices: int = 4) -> None:
     trained = codec("crae").for_volume(volume, SETTINGS, seed=0)
     header = header_for(volume.shape, chunk_slices)
     chunks = [volume[header.slices_of(i).start : header.slices_of(i).stop] for i in range(header.num_chunks)]
-    payloads = (forced_payload(trained, c) if with_latents else encode_chunk(None, c, MAX_ERROR) for c in chunks)
-    write_archive(path, payloads, header, trained.to_bytes())
+    used = trained if with_latents else None
+    encoded = (encode_chunk(used, chunk, MAX_ERROR, keep_latents="always") for chunk in chunks)
+    write_archive(path, encoded, header, trained.to_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +90,9 @@ def test_what_is_stored_beside_the_volume(path: Path) -> None:
         *(0, 10, -1, -11, slice(None), slice(3, 9), slice(None, None, 3), slice(None, None, -2), slice(9, 2, -3)),
         *(slice(5, 5), slice(-3, None), slice(0, 100), (2, 7), (2, slice(3, 9), slice(None, None, 5)), (-1, -1, -1)),
         *((slice(2, 9), 7), (slice(2, 9), slice(None), -3), (slice(1, 8, 2), ..., 4), (slice(4, 4), 3)),
+        *(..., (..., 3), (2, ...), (..., 2, slice(None), 4), (slice(None, None, -1), slice(None, None, -7)), ()),
+        *([3, 1, -1], np.array([0, 9, 9]), [], ([8, 2], slice(3, 5)), (np.int64(3), np.uint8(2))),
+        *((slice(1, 9), [5, 2]), (slice(1, 9), [5, 2], [1, 1]), (4, slice(None), [2, 3])),
     ],
 )
 def test_an_index_gives_what_it_gives_on_the_array(path: Path, decoded: np.ndarray, index: Any) -> None:
@@ -112,7 +110,12 @@ def test_any_slices_give_what_they_give_on_the_array(
 
 
 @pytest.mark.parametrize(
-    ("index", "error"), [(11, IndexError), (-12, IndexError), ([1, 2], TypeError), (1.0, TypeError)]
+    ("index", "error"),
+    [
+        *((11, IndexError), (-12, IndexError), ([1, 11], IndexError), ((0, 0, 0, 0), IndexError)),
+        *(((..., ...), IndexError), ((0, 40), IndexError), (1.0, TypeError), (None, TypeError), (True, TypeError)),
+        *(([True] * 11, TypeError), ([[1]], TypeError), (([1, 2], [3, 4]), TypeError), ("slice", TypeError)),
+    ],
 )
 def test_an_index_that_cannot_be_is_refused(path: Path, index: Any, error: type[Exception]) -> None:
     with open_archive(path) as archive, pytest.raises(error):
@@ -125,7 +128,9 @@ def test_only_the_chunks_that_are_needed_are_read(path: Path, monkeypatch: pytes
     monkeypatch.setattr(Archive, "read_part", lambda self, name: read.append(name) or original(self, name))
     with open_archive(path) as archive:
         archive[5], archive[6, 3:9], archive[4:8], archive[7:9]
-    assert read == ["header", "chunk000001", "codec", "chunk000002"]
+        assert read == ["header", "chunk000001", "codec", "chunk000002"]
+        archive.preview()
+    assert len(read) == 4
 
 
 def test_what_is_returned_may_be_changed(path: Path, decoded: np.ndarray) -> None:
@@ -155,7 +160,6 @@ class RepeatedPattern:
     name: ClassVar[str] = "pattern"
     network = torch.nn.Identity()
     num_parameters = 0
-    bytes_per_voxel = 0.0
 
     @classmethod
     def for_volume(cls, source: SliceSource, settings: CraeSettings, seed: int) -> Self:
@@ -183,8 +187,7 @@ def test_latents_are_kept_only_where_they_pay(volume: np.ndarray) -> None:
     known = pattern.decode(b"\0", (4, 40, 37))
     assert encode_chunk(pattern, known, MAX_ERROR).num_latent_bytes == 1
     assert encode_chunk(pattern, volume[:4], MAX_ERROR).num_latent_bytes == 0
-    pattern.bytes_per_voxel = 4.0
-    assert encode_chunk(pattern, known, MAX_ERROR).num_latent_bytes == 0
+    assert encode_chunk(pattern, known, MAX_ERROR, state_bytes_per_voxel=4.0).num_latent_bytes == 0
 
 
 def test_an_encoded_chunk_tells_its_cost_and_error(volume: np.ndarray) -> None:
@@ -351,7 +354,9 @@ def test_a_newer_format_is_named(path: Path, tmp_path: Path) -> None:
     newer.write_bytes(path.read_bytes())
     with h5py.File(newer, "r+") as file:
         file.attrs["format"] = np.bytes_("quietbeam-archive-9")
-    with pytest.raises(ArchiveError, match="expected the format quietbeam-archive-1, got quietbeam-archive-9"):
+    with pytest.raises(
+        ArchiveError, match="expected the format quietbeam-archive-1 or quietbeam-archive-2, got quietbeam-archive-9"
+    ):
         open_archive(newer)
 
 
@@ -371,11 +376,54 @@ def test_a_missing_file_is_no_damage(tmp_path: Path) -> None:
 def test_a_wrong_number_of_payloads_leaves_the_old_file(path: Path, tmp_path: Path, count: int) -> None:
     target = tmp_path / "volume.h5"
     target.write_bytes(b"what was there")
-    payload = encode_chunk(None, np.zeros((4, *SHAPE[1:]), np.float32), MAX_ERROR)
+    encoded = [encode_chunk(None, np.zeros((size, *SHAPE[1:]), np.float32), MAX_ERROR) for size in (4, 4, 3, 4)]
     with pytest.raises(ValueError, match=f"needs 3 payloads, got {count}"):
-        write_archive(target, [payload] * count, header_for(SHAPE), b"")
+        write_archive(target, encoded[:count], header_for(SHAPE), b"")
     assert target.read_bytes() == b"what was there"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_bytes_without_the_checksum_of_their_voxels_are_refused(tmp_path: Path) -> None:
+    payload = encode_chunk(None, np.zeros(SHAPE, np.float32), MAX_ERROR).payload
+    with pytest.raises(TypeError, match="must come with the CRC-32 of its voxels"):
+        write_archive(tmp_path / "volume.h5", [payload], header_for(SHAPE, 16), b"")  # type: ignore[list-item]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chunk_that_decodes_to_other_voxels_is_not_written(volume: np.ndarray, tmp_path: Path) -> None:
+    encoded = encode_chunk(None, volume, MAX_ERROR)
+    other = dataclasses.replace(encoded, crc32=encode_chunk(None, volume + 1, MAX_ERROR).crc32)
+    with pytest.raises(ArchiveError, match=r"chunk 0 \(slices 0 to 10\) decodes to other voxels than were encoded"):
+        write_archive(tmp_path / "volume.h5", [other], header_for(SHAPE, 16), b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decoder_that_gives_other_voxels_is_found(volume: np.ndarray, tmp_path: Path) -> None:
+    """The stored bytes are whole: only the checksum of the voxels can tell."""
+    write(tmp_path / "plain.h5", volume, with_latents=False)
+    with h5py.File(tmp_path / "plain.h5", "r+") as file:
+        index = read_index(file, FORMAT, 10**6)
+        crc32 = (index["chunk000001"].crc32 or 0) ^ 1
+        del file["index"]
+        write_index(file, index | {"chunk000001": index["chunk000001"].model_copy(update={"crc32": crc32})})
+    with open_archive(tmp_path / "plain.h5") as archive:
+        assert archive[3].shape == SHAPE[1:]
+        with pytest.raises(ArchiveError, match=r"chunk 1 \(slices 4 to 7\) decodes to other voxels than were written"):
+            archive[4]
+    assert len(verify_archive(tmp_path / "plain.h5").damaged) == 1
+
+
+def test_only_codecs_that_differ_between_machines_go_without_the_checksum(path: Path) -> None:
+    with open_archive(path) as archive, h5py.File(path) as file:
+        assert archive.header.codec in INEXACT_CODECS
+        assert all(entry.crc32 is None for entry in read_index(file, FORMAT, 10**6).values())
+
+
+def test_header_and_index_are_read_by_people(path: Path) -> None:
+    with h5py.File(path) as file:
+        assert '"max_error": 0.01,\n' in file["header"].asstr()[()]
+        assert '"chunk000001": {"bytes": ' in file["index"].asstr()[()]
+        assert (file.attrs["NX_class"], file.attrs["default"]) == (b"NXroot", b"preview")
 
 
 def test_a_failure_while_payloads_are_made_leaves_nothing(tmp_path: Path) -> None:

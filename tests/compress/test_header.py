@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from quietbeam.compress.codec import CodecOptions, codec, known_codecs
 from quietbeam.compress.crae import CraeSettings
-from quietbeam.compress.header import ArchiveSettings
+from quietbeam.compress.header import ArchiveHeader, ArchiveSettings
 
 FLOATS = [
     (model, name)
@@ -53,3 +53,25 @@ def test_float_settings_are_found() -> None:
 def test_numbers_are_finite(model: type[BaseModel], name: str, value: float) -> None:
     with pytest.raises(ValidationError, match="finite number"):
         model.model_validate({name: value})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "max_error", "message"),
+    [
+        *(("float32", 0, "must be positive for float32"), ("uint8", 0.5, "must be a whole number for uint8, got 0.5")),
+        *(
+            ("int16", -1, "greater than or equal to 0"),
+            ("float64", 1, "'float32', 'uint8', 'int8', 'uint16' or 'int16'"),
+        ),
+    ],
+)
+def test_error_and_type_fit_together(dtype: str, max_error: float, message: str) -> None:
+    values = {"shape": (2, 3, 4), "dtype": dtype, "codec": None, "max_error": max_error, "chunk_slices": 1}
+    with pytest.raises(ValidationError, match=message):
+        ArchiveHeader.model_validate(values)
+
+
+@pytest.mark.parametrize(("dtype", "num_bytes"), [("float32", 96), ("uint8", 24), ("int16", 48)])
+def test_a_header_tells_the_size_of_the_volume(dtype: str, num_bytes: int) -> None:
+    values = {"shape": (2, 3, 4), "dtype": dtype, "codec": None, "max_error": 1, "chunk_slices": 1}
+    assert ArchiveHeader.model_validate(values).num_bytes == num_bytes

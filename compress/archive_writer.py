@@ -1,0 +1,127 @@
+"""Writing an archive: as a whole, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from quietbeam.reconstruction.errors import ArchiveError
+
+from .archive_file import IndexEntry, chunk_name, readable_json, sync, write_bytes, write_index, write_text
+from .archive_reader import Archive, describe_part
+from .chunks import CodedChunk, checksum, decode_chunk, is_exact, num_latent_bytes
+from .codec import Codec, codec
+from .header import ArchiveHeader
+from .preview import Preview, PreviewMaker, write_preview
+
+__all__ = ["write_archive"]
+
+
+def write_archive(path: Path, chunks: Iterable[CodedChunk], header: ArchiveHeader, codec_state: bytes) -> None:
+    """Write an archive as a whole, or not at all; equal arguments give equal bytes.
+
+    Each chunk is decoded, for the preview and to see that a decoder made from `codec_state` gives what the encoder saw.
+
+    Parameters
+    ----------
+    path : Path
+        The final name; an existing file is replaced. ``.partial`` is appended while the file is written.
+    chunks : iterable of CodedChunk
+        One for each chunk in order, from `encode_chunk`; taken one by one.
+    header : ArchiveHeader
+        Shape, type, codec, error, metadata.
+    codec_state : bytes
+        From `Codec.to_bytes`; not stored if no chunk has latents.
+
+    Raises
+    ------
+    ValueError
+        If the number of chunks is not that of the header.
+    TypeError
+        If a chunk is given as bytes alone, without the checksum of its voxels.
+    ArchiveError
+        If a chunk decodes to other voxels than were encoded, or what was written reads back differently.
+    OSError
+        If the disk is full or not writable; what was under `path` is still there.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with h5py.File(partial, "w", libver=("v108", "v108"), track_times=False) as file:
+            _Parts(file, header, codec_state).write(chunks)
+        sync(partial)
+        with Archive(partial) as archive:
+            archive.preview()
+            for name in set(archive.parts) - {"preview"}:
+                archive.read_part(name)
+        partial.replace(path)
+        sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Parts:
+    """The parts of an archive on their way into a file."""
+
+    def __init__(self, file: h5py.File, header: ArchiveHeader, codec_state: bytes) -> None:
+        self._file, self._header, self._codec_state = file, header, codec_state
+        self._codec: Codec | None = None
+        self._index: dict[str, IndexEntry] = {}
+        self._preview = PreviewMaker(header)
+
+    def write(self, chunks: Iterable[CodedChunk]) -> None:
+        """Write everything, the index last."""
+        text = readable_json(self._header.model_dump(mode="json"))
+        write_text(self._file, "header", text)
+        self._index["header"] = IndexEntry.of(text)
+        number = -1
+        for number, chunk in enumerate(chunks):
+            if number < self._header.num_chunks:
+                self._put_chunk(number, chunk)
+        self._check_number(number + 1)
+        self._put("codec", self._codec_state if self._codec else b"")
+        sizes = (entry.num_bytes for name, entry in self._index.items() if name.startswith("chunk"))
+        self._put_preview(self._preview.finish(sum(sizes)))
+        write_index(self._file, self._index)
+
+    def _put(self, name: str, data: bytes, crc32: int | None = None) -> None:
+        write_bytes(self._file, name, data)
+        self._index[name] = IndexEntry.of(data, crc32)
+
+    def _put_chunk(self, number: int, chunk: CodedChunk) -> None:
+        if isinstance(chunk, bytes | bytearray):
+            raise TypeError(
+                "a chunk must come with the CRC-32 of its voxels, as encode_chunk gives it, got bytes alone"
+            )
+        decoded = self._decode(number, chunk.payload)
+        exact = is_exact(self._header.codec, chunk.payload)
+        if exact and (got := checksum(decoded)) != chunk.crc32:
+            unit = describe_part(self._header, chunk_name(number))
+            raise ArchiveError(
+                f"{unit} decodes to other voxels than were encoded (CRC-32 {got}, expected {chunk.crc32}): the codec's "
+                "state does not belong to it, or its decoder is not exact"
+            )
+        self._put(chunk_name(number), chunk.payload, chunk.crc32 if exact else None)
+        self._preview.add(decoded)
+
+    def _decode(self, number: int, payload: bytes) -> NDArray[Any]:
+        if num_latent_bytes(payload) and self._codec is None:
+            if self._header.codec is None:
+                raise ValueError(f"{chunk_name(number)} has latents, but the header names no codec")
+            self._codec = codec(self._header.codec).from_bytes(self._codec_state)
+        return decode_chunk(self._codec, payload, self._header.chunk_shape(number), np.dtype(self._header.dtype))
+
+    def _put_preview(self, preview: Preview) -> None:
+        write_preview(self._file, preview, self._header)
+        self._index["preview"] = IndexEntry(
+            num_bytes=preview.num_bytes, sha256=preview.sha256, crc32=None, factor=preview.factor
+        )
+
+    def _check_number(self, number: int) -> None:
+        if number != (needed := self._header.num_chunks):
+            raise ValueError(f"an archive of shape {self._header.shape} needs {needed} payloads, got {number}")
