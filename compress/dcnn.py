@@ -11,11 +11,12 @@ depth 4  1-32 | 16 | 8 | 4;         4 ^ 8 ^ 16 ^ 32 - 1, sigmoid                
 depth 2  1-32 | 16 | 8 | 4 | 2;     2 ^ 4 ^ 8 ^ 16 ^ 32 - 1, sigmoid            32, 32, 2        12,977
 =======  =====================================================================  ===========  ==========
 
-The loss is the binary cross-entropy, minimised by Adam in 100 epochs with batches of 128, as in [1]_. There the latents
-are stored as floating-point numbers; here they are integers. Each chunk has a step per channel, a power of two: of
-those in a fixed ratio to the channels' standard deviations, the coarsest with which rounding raises the squared error
-of the chunk's middle slice by no more than `rounding_loss`. The latents are coded by `quietbeam.compress.latents`, and
-the decoder is evaluated in whole numbers by `IntegerNetwork`.
+The loss is the binary cross-entropy, minimised by Adam in 100 epochs with batches of 128, as in [1]_; the step size,
+the start of the weights and what counts as an epoch, a number of random crops, are our reading. There the latents are
+stored as floating-point numbers; here they are integers. Each chunk has a step per channel, a power of two: of those in
+a fixed ratio to the channels' standard deviations, the coarsest with which rounding raises the squared error of the
+chunk's middle slice by no more than `rounding_loss`. The latents are coded by `quietbeam.compress.latents`, and the
+decoder is evaluated in whole numbers by `IntegerNetwork`.
 
 References
 ----------
@@ -39,7 +40,9 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import CodecSettings, SliceSource, register
-from .integer_network import FRACTION_BITS, IntegerNetwork, integer_tensors, tensors_from_bytes, tensors_to_bytes
+from .fixed_point import FRACTION_BITS
+from .integer_network import IntegerNetwork
+from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
 from .latents import LARGEST_LATENT, decode_latents, encode_latents
 from .training import fit_codec
 
@@ -54,7 +57,11 @@ Volume = NDArray[np.float32]
 
 
 class DcnnSettings(CodecSettings):
-    """How the networks are built and trained; the defaults are the source's."""
+    """How the networks are built and trained.
+
+    Depths, epochs and batches are the source's; the step size is our reading, and rounding and weights in whole numbers
+    are our own.
+    """
 
     epochs: int | None = Field(100, ge=1, description="epochs to train; not given: the time decides")
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="step size of Adam")

@@ -41,7 +41,7 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import SliceSource, register
-from .integer_network import integer_tensors, tensors_from_bytes, tensors_to_bytes
+from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
 from .siren import VALUE_BITS, Siren, Training, exact_siren, fit_siren, in_turns
 from .super_resolution import SuperResolution, exact_super_resolution, fit_super_resolution
 

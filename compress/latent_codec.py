@@ -34,16 +34,10 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import CodecSettings, SliceSource
+from .fixed_point import FRACTION_BITS, to_fixed
 from .importance import STEPS, WEIGHTS, Statistics, by_level, enlarged, levels_of
-from .integer_network import (
-    FRACTION_BITS,
-    IntegerNetwork,
-    Residual,
-    integer_tensors,
-    tensors_from_bytes,
-    tensors_to_bytes,
-    to_fixed,
-)
+from .integer_network import IntegerNetwork, Residual
+from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
 from .latents import LARGEST_LATENT, decode_latents, encode_latents
 from .training import fit_codec
 

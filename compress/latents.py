@@ -9,7 +9,7 @@ stored but the corrections, and all arithmetic is on integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .entropy import IntegerDecoder, IntegerEncoder
+from .wavefronts import Where, wavefronts
 
 __all__ = ["LARGEST_LATENT", "decode_latents", "encode_latents"]
 
@@ -31,7 +32,6 @@ _NUM_CANDIDATES = 4
 
 Integers = NDArray[np.int32]
 Wide = NDArray[np.int64]
-Where = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 
 
 def encode_latents(latents: Integers) -> bytes:
@@ -102,7 +102,7 @@ def _walk(shape: tuple[int, ...], correct: Callable[[Where, Wide, Wide], Wide]) 
     padded = np.zeros((num_slices + 1, num_rows + 1, num_columns + 1, num_channels), np.int32)
     sizes = np.zeros_like(padded)
     past, channel = _Past(num_channels), np.arange(num_channels)
-    for where in _wavefronts(num_slices, num_rows, num_columns):
+    for where in wavefronts((num_slices, num_rows, num_columns)):
         candidates = _candidates(_neighbours(padded, where))
         predicted = candidates[past.best(), :, channel].T
         contexts = past.contexts(_neighbours(sizes, where))
@@ -150,13 +150,3 @@ def _neighbours(padded: Integers, where: Where) -> list[Wide]:
         values.astype(np.int64)
         for values in (padded[z, y + 1, x + 1], padded[z + 1, y, x + 1], padded[z + 1, y + 1, x])
     ]
-
-
-def _wavefronts(num_slices: int, num_rows: int, num_columns: int) -> Iterator[Where]:
-    """List the positions of each wavefront, in C order."""
-    order = np.add.outer(np.add.outer(np.arange(num_slices), np.arange(num_rows)), np.arange(num_columns))
-    positions = np.argsort(order.ravel(), kind="stable")
-    ends = np.bincount(order.ravel()).cumsum()
-    for front in np.split(positions, ends[:-1]):
-        z, y, x = np.unravel_index(front, order.shape)
-        yield z, y, x

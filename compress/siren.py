@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .integer_network import IntegerNetwork, SineOfTurns, to_fixed
+from .fixed_point import to_fixed
+from .integer_network import IntegerNetwork, SineOfTurns
 
 __all__ = ["VALUE_BITS", "Siren", "Training", "exact_siren", "fit_siren", "grid_coordinates", "in_turns"]
 

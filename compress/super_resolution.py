@@ -43,7 +43,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .integer_network import IntegerNetwork, PixelShuffle3d, Residual, limit, rescale, to_fixed
+from .fixed_point import limit, rescale, to_fixed
+from .integer_network import IntegerNetwork, PixelShuffle3d, Residual
 from .siren import VALUE_BITS, Training
 
 __all__ = ["SuperResolution", "exact_super_resolution", "fit_super_resolution"]

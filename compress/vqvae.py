@@ -12,18 +12,13 @@ depth 4  1-32-64-128, 4           128       4-128-64-32-1             64, 64    
 depth 2  1-32-64-128-256, 2       256       2-256-128-64-32-1         32, 32          781,315
 =======  =======================  ========  ========================  ===========  ==========
 
-A latent is replaced by the nearest entry of the codebook, whose index is stored. The loss is the mean squared error, in
-units of the volume's variance, plus the mean squared distance of entries to their latents, plus 0.25 times that of
-latents to their entries; gradients pass through the replacement unchanged [2]_.
+A latent is replaced by the nearest entry of the codebook (`quietbeam.compress.vector_quantiser`), whose index is stored
+(`quietbeam.compress.codebook_indices`). The loss is the mean squared error, in units of the volume's variance, plus the
+losses of codebook and commitment. The decoder is evaluated in whole numbers by `IntegerNetwork`.
 
-Entries that nothing is near to would never move. So at the first step all entries are set to latents of the batch,
-evenly spaced, and an entry whose share of the latents, averaged over some 50 steps, falls below a tenth of the mean
-share is set anew in the same way; no random numbers are needed.
-
-Indices are coded as ranks: the entries are ordered by the sum of the square roots of their distances from those in the
-slice before (counted twice), in the row above and in the column to the left, so that the entries found there come
-first. The rank of the right one is coded with one of two tables, by the ranks at the same neighbours. The decoder is
-evaluated in whole numbers by `IntegerNetwork`.
+Layers, codebooks and latents are the source's: its counts of parameters follow from them. How it is trained is our
+reading: epochs, batches and step size, 0.25 for the commitment (that of [2]_), and what becomes of entries that nothing
+is near to.
 
 References
 ----------
@@ -35,7 +30,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -48,102 +42,33 @@ from torch import Tensor, nn
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
+from .codebook_indices import decode_indices, encode_indices
 from .codec import CodecSettings, SliceSource, register
 from .entropy import IntegerDecoder, IntegerEncoder
-from .integer_network import (
-    FRACTION_BITS,
-    LARGEST_ACTIVATION,
-    IntegerNetwork,
-    integer_tensors,
-    tensors_from_bytes,
-    tensors_to_bytes,
-    to_fixed,
-)
+from .fixed_point import FRACTION_BITS, LARGEST_ACTIVATION, to_fixed
+from .integer_network import IntegerNetwork
+from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
 from .training import fit_codec
+from .vector_quantiser import VectorQuantiser, nearest
 
-__all__ = ["VectorQuantiser", "VqvaeCodec", "VqvaeSettings", "decode_indices", "encode_indices", "vqvae_network"]
+__all__ = ["VqvaeCodec", "VqvaeSettings", "vqvae_network"]
 
 _WIDTHS = {8: (32, 64), 4: (32, 64, 128), 2: (32, 64, 128, 256)}
 _NUM_ENTRIES = {8: 64, 4: 128, 2: 256}
-_COMMITMENT = 0.25
-_MEMORY = 0.98
-_DEAD = 0.1
 _NUM_SAMPLED_SLICES = 16
-_NUM_CONTEXTS = 2
-_MANY = 8
 
 Volume = NDArray[np.float32]
 Integers = NDArray[np.int32]
-Wide = NDArray[np.int64]
 
 
 class VqvaeSettings(CodecSettings):
-    """How the networks are built and trained; the defaults are the source's."""
+    """How the networks are built and trained; the depths are the source's, how to train is our reading."""
 
     epochs: int | None = Field(100, ge=1, description="epochs to train; not given: the time decides")
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="step size of Adam")
     batch_size: int = Field(128, ge=1, description="crops in one step")
     latent_depth: Literal[8, 4, 2] = Field(8, description="channels of the latent: 1/4, 1/8, 1/16 of each side")
     weight_bits: int = Field(12, ge=4, le=16, description="bits of a weight of the stored decoder")
-
-
-class VectorQuantiser(nn.Module):
-    """Replaces latents by the nearest entries of a codebook.
-
-    Parameters
-    ----------
-    num_entries, depth : int
-        Size of the codebook.
-
-    Attributes
-    ----------
-    codebook : nn.Parameter, shape (num_entries, depth)
-        The entries.
-    share : Tensor, shape (num_entries,)
-        Share of the latents of each entry times their number, averaged over steps; 0 before the first.
-    """
-
-    share: Tensor
-
-    def __init__(self, num_entries: int, depth: int) -> None:
-        super().__init__()
-        self.codebook = nn.Parameter(torch.empty(num_entries, depth).uniform_(-1 / num_entries, 1 / num_entries))
-        self.register_buffer("share", torch.zeros(num_entries))
-
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the replaced latents, with the latents' gradients, and the loss of codebook and commitment.
-
-        Parameters
-        ----------
-        latents : float32, shape (crop, depth, y, x)
-            From the encoder.
-
-        Returns
-        -------
-        tuple of Tensor
-            Of the same shape, and of shape ().
-        """
-        vectors = latents.movedim(1, -1)
-        flat = vectors.reshape(-1, vectors.shape[-1])
-        if self.training:
-            self._set_anew(flat.detach())
-        entries = self.codebook[nearest(flat.detach(), self.codebook.detach())].reshape(vectors.shape)
-        loss = F.mse_loss(entries, vectors.detach()) + _COMMITMENT * F.mse_loss(vectors, entries.detach())
-        return (vectors + (entries - vectors).detach()).movedim(-1, 1), loss
-
-    @torch.no_grad()
-    def _set_anew(self, flat: Tensor) -> None:
-        """Move entries that nothing is near to, and note how often each is used."""
-        dead = torch.nonzero(self.share < _DEAD)[:, 0]
-        self.codebook[dead] = flat[(2 * torch.arange(len(dead), device=flat.device) + 1) * len(flat) // (2 * len(dead))]
-        self.share[dead] = 1.0
-        used = torch.bincount(nearest(flat, self.codebook), minlength=len(self.share)) * (len(self.share) / len(flat))
-        self.share.lerp_(used.to(self.share), 1 - _MEMORY)
-
-
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Give the index of the nearest entry, shape (n,), for vectors of shape (n, depth)."""
-    return (torch.square(codebook).sum(1) - 2 * vectors @ codebook.T).argmin(1)
 
 
 def vqvae_network(latent_depth: int) -> nn.ModuleDict:
@@ -370,117 +295,6 @@ class VqvaeCodec:
         if self._tensors is not None:
             return self._tensors
         return integer_tensors(self.network["decoder"], weight_bits=self._settings.weight_bits)
-
-
-def encode_indices(indices: Integers, entries: Integers) -> bytes:
-    """Code indices without loss.
-
-    Parameters
-    ----------
-    indices : int32, shape (slice, y, x)
-        In [0, k).
-    entries : int32, shape (k, channel)
-        The codebook in whole numbers of size at most 2^23; k at most 256, at most 8 channels.
-
-    Returns
-    -------
-    bytes
-        To be read by `decode_indices`.
-    """
-    encoder = IntegerEncoder(_NUM_CONTEXTS)
-
-    def code(where: _Where, scores: Wide, contexts: Wide) -> tuple[Integers, Wide]:
-        right = indices[where]
-        of_right = np.take_along_axis(scores, right[:, None].astype(np.int64), 1)
-        ranks = (scores < of_right).sum(1)
-        encoder.add(_signed(ranks), contexts)
-        return right, ranks
-
-    _walk(indices.shape, entries, code)
-    return encoder.to_bytes()
-
-
-def decode_indices(bitstream: bytes, shape: tuple[int, ...], entries: Integers) -> Integers:
-    """Read indices coded by `encode_indices`.
-
-    Parameters
-    ----------
-    bitstream : bytes
-        All of it.
-    shape : tuple of int
-        Slices, rows and columns of indices.
-    entries : int32, shape (k, channel)
-        As for the encoder.
-
-    Returns
-    -------
-    int32, shape (slice, y, x)
-        As the encoder was given.
-
-    Raises
-    ------
-    ArchiveError
-        If the bitstream is damaged, as far as that shows.
-    """
-    decoder = IntegerDecoder(bitstream, _NUM_CONTEXTS)
-
-    def code(_: _Where, scores: Wide, contexts: Wide) -> tuple[Integers, Wide]:
-        ranks = _unsigned(decoder.take(contexts))
-        if ranks.max() >= len(entries):
-            raise ArchiveError(f"a rank among {len(entries)} entries is {ranks.max()}: the bitstream is damaged")
-        order = scores.argsort(axis=1)
-        return np.take_along_axis(order, ranks[:, None], 1)[:, 0].astype(np.int32), ranks
-
-    return _walk(shape, entries, code)
-
-
-_Where = tuple[NDArray[np.intp], ...]
-
-
-def _walk(
-    shape: tuple[int, ...], entries: Integers, code: Callable[[_Where, Wide, Wide], tuple[Integers, Wide]]
-) -> Integers:
-    """Fill a grid, all positions with the same slice + row + column at once; `code` gives indices and ranks."""
-    num_entries, distances = len(entries), _distances(entries)
-    indices = np.full([size + 1 for size in shape], num_entries, np.int32)
-    ranks = np.zeros(indices.shape, np.int64)
-    for z, y, x in _wavefronts(shape):
-        before, above, left = (z, y + 1, x + 1), (z + 1, y, x + 1), (z + 1, y + 1, x)
-        scores = 2 * distances[indices[before]] + distances[indices[above]] + distances[indices[left]]
-        around = 2 * ranks[before] + ranks[above] + ranks[left]
-        contexts = (around >= _MANY).astype(np.int64)
-        here = (z + 1, y + 1, x + 1)
-        # Equal scores are told apart by the index: they are at most 2^27, which leaves room for it.
-        indices[here], ranks[here] = code((z, y, x), scores * num_entries + np.arange(num_entries), contexts)
-    return np.ascontiguousarray(indices[1:, 1:, 1:])
-
-
-def _distances(entries: Integers) -> Wide:
-    """Give 2^12 times the square roots of the distances between entries; a last row of 0, for what is not known.
-
-    Integers at each step: IEEE 754 has square roots rounded correctly, and all arguments are exact in float64.
-    """
-    squared = np.square(entries[:, None].astype(np.int64) - entries).sum(-1)
-    roots = np.floor(np.sqrt(np.floor(np.sqrt(squared.astype(np.float64))) * 2.0**24))
-    return np.concatenate([roots.astype(np.int64), np.zeros((1, len(entries)), np.int64)])
-
-
-def _wavefronts(shape: tuple[int, ...]) -> Iterator[_Where]:
-    slices, rows, columns = map(np.arange, shape)
-    order = np.add.outer(np.add.outer(slices, rows), columns)
-    positions = np.argsort(order.ravel(), kind="stable")
-    for front in np.split(positions, np.bincount(order.ravel()).cumsum()[:-1]):
-        yield np.unravel_index(front, shape)
-
-
-def _signed(ranks: Wide) -> Integers:
-    """Map 0, 1, 2, ... to 0, -1, 1, ..., whose tokens are 0, 1, 2, ..."""
-    return np.where(ranks % 2, -(ranks + 1) // 2, ranks // 2).astype(np.int32)
-
-
-def _unsigned(values: Integers) -> Wide:
-    wide = values.astype(np.int64)
-    return np.where(wide < 0, -2 * wide - 1, 2 * wide)
 
 
 def _mean_and_std(source: SliceSource) -> tuple[float, float]:

@@ -46,6 +46,7 @@ def test_defaults_are_those_of_the_source() -> None:
     assert codec("dcnn") is DcnnCodec
 
 
+@pytest.mark.slow
 def test_training_beats_the_mean_image() -> None:
     noiseless = foam((6, 48, 48), num_voids=12, noise=0)
     longer = TINY.model_copy(update={"epochs": 15, "learning_rate": 1e-2, "steps_per_epoch": 10})

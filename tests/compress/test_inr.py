@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quietbeam.compress.bitstream import varint
 from quietbeam.compress.codec import codec
 from quietbeam.compress.inr import InrCodec, InrSettings, downsample, parameter_count
-from quietbeam.compress.integer_network import integer_tensors, tensors_to_bytes
+from quietbeam.compress.integer_tensors import integer_tensors, tensors_to_bytes
 from quietbeam.compress.siren import VALUE_BITS, Siren, in_turns
 from quietbeam.compress.super_resolution import SuperResolution
 from quietbeam.reconstruction.errors import ArchiveError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quietbeam.compress.integer_network import integer_tensors
+from quietbeam.compress.integer_tensors import integer_tensors
 from quietbeam.compress.siren import VALUE_BITS, Siren, Training, exact_siren, fit_siren, grid_coordinates, in_turns
 from quietbeam.reconstruction.errors import ArchiveError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quietbeam.compress.integer_network import integer_tensors
+from quietbeam.compress.integer_tensors import integer_tensors
 from quietbeam.compress.siren import VALUE_BITS, Training
 from quietbeam.compress.super_resolution import (
     Convolution,

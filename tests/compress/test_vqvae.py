@@ -3,19 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from quietbeam.compress.codec import codec
 from quietbeam.compress.training import CodecTrainer
-from quietbeam.compress.vqvae import (
-    VectorQuantiser,
-    VqvaeCodec,
-    VqvaeSettings,
-    decode_indices,
-    encode_indices,
-    vqvae_network,
-)
+from quietbeam.compress.vqvae import VqvaeCodec, VqvaeSettings, vqvae_network
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .volumes import foam
@@ -49,7 +40,7 @@ def test_parameters_and_latents_are_those_of_the_source(depth: int, count: int, 
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
-def test_defaults_are_those_of_the_source() -> None:
+def test_defaults_are_those_that_are_documented() -> None:
     defaults = VqvaeSettings()
     assert (defaults.epochs, defaults.batch_size, defaults.latent_depth) == (100, 128, 8)
     assert codec("vqvae") is VqvaeCodec
@@ -61,58 +52,6 @@ def test_training_beats_the_mean_image() -> None:
     built = VqvaeCodec.fit(noiseless, longer)
     decoded = built.decode(built.encode(noiseless), noiseless.shape)
     assert np.mean((decoded - noiseless) ** 2) < 0.2 * noiseless.var()
-
-
-def test_entries_that_nothing_is_near_to_are_set_anew() -> None:
-    torch.manual_seed(0)
-    quantiser, latents = VectorQuantiser(16, 2), 100 + torch.randn(4, 2, 8, 8)
-    quantiser(latents)
-    vectors = latents.movedim(1, -1).reshape(-1, 2)
-    assert all(bool((entry == vectors).all(1).any()) for entry in quantiser.codebook)
-    with torch.no_grad():
-        quantiser.codebook[3] = -1e3
-    for _ in range(200):
-        quantiser(latents)
-    assert float(quantiser.codebook[3].detach().min()) > 90
-
-
-def test_evaluation_moves_no_entry() -> None:
-    quantiser = VectorQuantiser(16, 2).eval()
-    before = quantiser.codebook.detach().clone()
-    quantiser(torch.full((1, 2, 4, 4), 50.0))
-    assert torch.equal(quantiser.codebook, before)
-    assert float(quantiser.share.sum()) == 0
-
-
-def test_gradients_pass_the_quantiser_unchanged() -> None:
-    torch.manual_seed(0)
-    quantiser, latents = VectorQuantiser(4, 2).eval(), torch.randn(1, 2, 3, 3, requires_grad=True)
-    factors = torch.randn(1, 2, 3, 3)
-    replaced, _ = quantiser(latents)
-    (replaced * factors).sum().backward()
-    torch.testing.assert_close(latents.grad, factors)
-    flat = replaced.detach().movedim(1, -1).reshape(-1, 2)
-    assert all(bool(torch.isclose(vector, quantiser.codebook, atol=1e-6).all(1).any()) for vector in flat)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(0, 2**32), st.tuples(*(st.integers(1, 5),) * 3), st.sampled_from([(1, 1), (3, 2), (64, 8), (256, 2)])
-)
-def test_indices_come_back(seed: int, shape: tuple[int, int, int], codebook: tuple[int, int]) -> None:
-    rng = np.random.default_rng(seed)
-    entries = rng.integers(-(2**23), 2**23 + 1, codebook).astype(np.int32)
-    entries[:: 1 + seed % 3] = entries[0]
-    indices = rng.integers(0, codebook[0], shape).astype(np.int32)
-    np.testing.assert_array_equal(decode_indices(encode_indices(indices, entries), shape, entries), indices)
-
-
-def test_neighbours_make_indices_cheap() -> None:
-    rng = np.random.default_rng(0)
-    entries = rng.integers(-4096, 4096, (64, 8)).astype(np.int32)
-    blocks = np.kron(rng.integers(0, 64, (2, 4, 4)), np.ones((4, 8, 8), int)).astype(np.int32)
-    shuffled = rng.permutation(blocks.ravel()).reshape(blocks.shape)
-    assert len(encode_indices(blocks, entries)) < 0.4 * len(encode_indices(shuffled, entries))
 
 
 @pytest.mark.parametrize("depth", [8, 4, 2])
@@ -189,18 +128,3 @@ def test_a_damaged_state_raises(trained: VqvaeCodec) -> None:
     for damaged in (b"", state[:-1], state[:30], b"\x07" + state[1:], b"\x04" + state[1:], not_finite):
         with pytest.raises(ArchiveError):
             VqvaeCodec.from_bytes(damaged)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 255), st.integers(0, 3))
-def test_a_damaged_bitstream_raises_or_keeps_the_shape(place: int, flip: int, cut: int) -> None:
-    rng = np.random.default_rng(0)
-    entries = rng.integers(-4096, 4096, (64, 8)).astype(np.int32)
-    bitstream = bytearray(encode_indices(rng.integers(0, 64, (2, 5, 6)).astype(np.int32), entries))
-    bitstream[place % len(bitstream)] ^= flip
-    try:
-        indices = decode_indices(bytes(bitstream[: len(bitstream) - cut]), (2, 5, 6), entries)
-    except ArchiveError:
-        return
-    assert indices.shape == (2, 5, 6)
-    assert 0 <= indices.min() <= indices.max() < 64
