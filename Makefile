@@ -22,7 +22,7 @@ build/typing: $(INSTALLED)
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/quietbeam simulate $(DEMO)/scan.h5
-	$(BIN)/quietbeam reduce $(DEMO)/scan.h5 --output $(DEMO)/result --set training.epochs=6 --set codec.epochs=6
+	$(BIN)/quietbeam reduce $(DEMO)/scan.h5 --output $(DEMO)/result --set training.epochs=6
 	$(BIN)/quietbeam verify $(DEMO)/result
 	$(BIN)/quietbeam score $(DEMO)/result $(DEMO)/scan_truth.npy
 	@echo "The report lies at $(CURDIR)/$(DEMO)/result/report.html"

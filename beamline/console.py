@@ -13,6 +13,10 @@ import typer
 from quietbeam.reconstruction.errors import QuietbeamError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quietbeam.compress.rate_distortion import RatePoint
+
     from .settings import ReductionSettings
     from .simulate import SimulateSettings
 
@@ -35,6 +39,13 @@ Darks = Annotated[Path | None, typer.Option(help="Darks: likewise.")]
 Angles = Annotated[str | None, typer.Option(help="Text file of angles, or START:STOP in degrees.")]
 AngleLines = Annotated[str | None, typer.Option(help="FIRST:STOP, lines of the angles file to use.")]
 Normalised = Annotated[bool, typer.Option("--normalised", help="Data are line integrals already.")]
+VolumeName = Annotated[
+    str, typer.Argument(metavar="VOLUME", help="Volume: .npy, TIFF, archive, FILE.h5 or FILE.h5:/PATH.")
+]
+Codecs = Annotated[list[str] | None, typer.Option("--codec", help="Codec to measure; may be repeated. [classical]")]
+ChunkSlices = Annotated[int, typer.Option(min=1, help="Slices that are coded together.")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="Time to train each learned codec. [its epochs]")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs to train. [the source's]")]
 Result = Annotated[Path, typer.Argument(metavar="OUT", exists=True, help="Output folder, or archive file.")]
 
 
@@ -131,11 +142,13 @@ def verify(result: Result) -> None:
 @app.command()
 def extract(
     result: Result,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to make; a folder for TIFF.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to make; a folder for TIFF and Zarr.")],
     slices: Annotated[str | None, typer.Option(help="For example 10:20, or 7. [all]")] = None,
-    file_format: Annotated[str | None, typer.Option("-f", "--format", help="tiff, h5 or npy. [by the name]")] = None,
+    file_format: Annotated[
+        str | None, typer.Option("-f", "--format", help="tiff, h5, npy or zarr. [by the name]")
+    ] = None,
 ) -> None:
-    """Decode slices of an archive into TIFF, HDF5 or NumPy files."""
+    """Decode slices of an archive into TIFF, HDF5, NumPy or OME-Zarr files."""
     from .export import FORMATS
     from .export import extract as extract_slices
 
@@ -200,6 +213,48 @@ def score(
     for name, value in decibels.items():
         gain = "" if name == "archive" else f"  (the archive is {decibels['archive'] - value:+.2f} dB)"
         typer.echo(f"{name:<8} PSNR {value:6.2f} dB{gain}")
+
+
+@app.command()
+def compare(
+    volume: VolumeName,
+    codecs: Codecs = None,
+    learned: Annotated[bool, typer.Option("--learned", help="Also train the learned codecs.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for rates.json, .csv, .png.")] = None,
+    slices: Annotated[str | None, typer.Option(help="For example 0:64. [all]")] = None,
+    chunk_slices: ChunkSlices = 32,
+    minutes: Minutes = None,
+    epochs: Epochs = None,
+) -> None:
+    """Measure codecs on a volume: bits per voxel against PSNR, SSIM, MS-SSIM, MSLE, largest error and MB/s."""
+    from . import codec_comparison as comparison
+
+    chosen = comparison.choose_codecs(codecs or (), learned=learned)
+    points = _compare_codecs(volume, chosen, slices, chunk_slices, minutes, epochs)
+    _print(comparison.rate_table(points))
+    for file in comparison.write_rates(points, output) if output else ():
+        typer.echo(f"wrote {file}")
+
+
+@app.command()
+def tradeoff(
+    volume: VolumeName,
+    codecs: Codecs = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for tradeoff.json and .png.")] = None,
+    slices: Annotated[str | None, typer.Option(help="For example 0:64. [all]")] = None,
+    chunk_slices: ChunkSlices = 32,
+    minutes: Minutes = None,
+    epochs: Epochs = None,
+) -> None:
+    """Find the codec and setting where more bits no longer buy quality in proportion; --codec inr: its networks'."""
+    from . import codec_comparison as comparison
+
+    points = _compare_codecs(volume, comparison.choose_codecs(codecs or ()), slices, chunk_slices, minutes, epochs)
+    found = comparison.find_best(points)
+    _print(comparison.tradeoff_table(found))
+    typer.echo(f"trade-off point: {found.nearest.name}  ({found.nearest.size:.4g} bits/voxel)")
+    for file in comparison.write_tradeoff(points, found, output) if output else ():
+        typer.echo(f"wrote {file}")
 
 
 @app.command("convert-network")
@@ -277,6 +332,37 @@ def _simulate_settings(options: dict[str, object]) -> SimulateSettings:
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _compare_codecs(
+    volume: str,
+    codecs: tuple[str, ...],
+    slices: str | None,
+    chunk_slices: int,
+    minutes: float | None,
+    epochs: int | None,
+) -> list[RatePoint]:
+    from .codec_comparison import compare_codecs
+    from .export import parse_slices
+    from .volumes import open_volume
+
+    with open_volume(volume) as opened:
+        taken = parse_slices(slices, opened.shape[0])
+    return compare_codecs(
+        volume,
+        codecs,
+        slices=taken,
+        chunk_slices=chunk_slices,
+        minutes=minutes,
+        epochs=epochs,
+        say=lambda line: typer.echo(line, err=True),
+    )
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _reduce(scan: Path, output: Path, settings: ReductionSettings, overwrite: bool) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from quietbeam.compress.codec import codec
 from quietbeam.compress.header import ArchiveHeader
@@ -111,8 +111,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if has_cuda else "cpu")
 
 
-def codec_settings(settings: ReductionSettings) -> BaseModel | None:
-    """Give the settings of the archive's codec, None without one.
+def codec_settings(settings: ReductionSettings) -> Any:
+    """Give the settings of the archive's codec.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def codec_settings(settings: ReductionSettings) -> BaseModel | None:
 
     Returns
     -------
-    BaseModel or None
+    BaseModel
         Of the codec's `settings_type`.
 
     Raises
@@ -129,8 +129,6 @@ def codec_settings(settings: ReductionSettings) -> BaseModel | None:
     ReductionError
         If the codec has no such settings.
     """
-    if settings.archive.codec is None:
-        return None
     kind = codec(settings.archive.codec)
     try:
         return settings.codec.for_codec(kind)

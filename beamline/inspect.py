@@ -113,7 +113,7 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
     yield f"reconstruct {settings.reconstruction.method}, {scan.num_rows} slices of {scan.num_columns}^2 voxels{wider}"
     yield from _describe_network(scan, settings)
     yield from _describe_start(scan, settings)
-    yield f"archive     codec {settings.archive.codec or 'none'}, chunks of {settings.archive.chunk_slices} slices"
+    yield f"archive     codec {settings.archive.codec}, chunks of {settings.archive.chunk_slices} slices"
     needed, gib = estimate(scan, settings), 2**30
     yield f"memory      about {needed.memory / gib:.2f} GiB"
     yield f"disk        about {needed.disk / gib:.2f} GiB while it runs, {needed.output / gib:.3f} GiB at the end"

@@ -25,7 +25,6 @@ import dataclasses
 import importlib.metadata
 import math
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,6 @@ import torch
 from numpy.typing import NDArray
 
 from quietbeam.compress.archive import ArchiveHeader, EncodedChunk, encode_chunk, verify_archive, write_archive
-from quietbeam.compress.codec import CodecSettings, LearnedCodec, learned_codec
-from quietbeam.compress.training import CodecTrainer
 from quietbeam.noise2inverse.checkpoint import network_bytes
 from quietbeam.noise2inverse.distributed import Group
 from quietbeam.noise2inverse.independence import independence_caveats
@@ -46,9 +43,8 @@ from quietbeam.reconstruction.errors import ReductionError
 from quietbeam.reconstruction.reconstructors import circle
 
 from .atomic import atomic_path, sync, write_atomically
-from .calibrate import epochs_for
-from .epochs import train
-from .feasibility import check_feasible, choose_device, codec_settings
+from .codec_fitting import fit_codec
+from .feasibility import check_feasible, choose_device
 from .held_out import HeldOut, caveats_of_denoising, name_held_out
 from .job import Job
 from .journal import stage_key
@@ -101,7 +97,9 @@ class Reduction:
         self.held_out = self._compare_with_held_out()
         self.denoised = self._denoise()
         self.max_error = self._choose_max_error()
-        self.codec, self.codec_history = self._fit_codec()
+        self.codec, self.codec_history, self.codec_state = fit_codec(
+            self.job, self.denoised, self.job.keys.codec(self._denoised_key)
+        )
         self.payloads, self.encoded = self._encode()
         self._write_archive()
         self._write_network()
@@ -186,33 +184,12 @@ class Reduction:
         self.job.decide("max_error", f"{value:.4g} {self.unit}", reason)
         return value
 
-    def _fit_codec(self) -> tuple[LearnedCodec | None, list[dict[str, float]]]:
-        key = self.job.keys.codec(self._denoised_key)
-        if self.settings.archive.codec is None:
-            self.job.decide("codec", "none", "archive.codec: the residual coder alone")
-            return None, []
-
-        def new_trainer() -> CodecTrainer:
-            return self._codec_trainer(self._new_codec())
-
-        epochs = self._plan_codec(key, new_trainer)
-        learned = self._new_codec()
-        trainer = self._codec_trainer(learned)
-        with self.workspace.timed("fit codec"):
-            checkpoint = self.workspace.scratch / "codec.safetensors"
-            history = train(
-                trainer, epochs, checkpoint, stage_key(key, epochs), name="fit codec", progress=self.progress
-            )
-        name = self.settings.archive.codec
-        self.job.decide("codec", name, f"decoder of {learned.num_parameters} parameters")
-        return learned, history
-
     def _encode(self) -> tuple[PayloadFile, list[dict[str, Any]]]:
         journal = self.workspace.journal(
-            "payloads", self.job.keys.payloads(self._codec_state, self._denoised_key, self.max_error)
+            "payloads", self.job.keys.payloads(self.codec_state, self._denoised_key, self.max_error)
         )
         payloads = PayloadFile(self.workspace.scratch / "payloads.bin", journal)
-        share = len(self._codec_state) / math.prod(self.slices.shape)
+        share = len(self.codec_state) / math.prod(self.slices.shape)
         for chunk in self.job.chunks(
             "encode", journal, total=self.slices.shape[0], size=self.settings.archive.chunk_slices
         ):
@@ -235,7 +212,7 @@ class Reduction:
         """Write the archive, check every voxel against the denoised volume, then give it its name."""
         path = self.workspace.scratch / ARCHIVE
         with self.workspace.timed("archive"), self.progress.stage("archive", 2) as step:
-            write_archive(path, self.payloads, self._header(), self._codec_state)
+            write_archive(path, self.payloads, self._header(), self.codec_state)
             step.advance()
             checked = verify_archive(path, against=self.denoised)
             if not checked.ok:
@@ -317,16 +294,6 @@ class Reduction:
         except ValueError as error:
             raise ReductionError(f"{self.job.scan.path}: {error}") from error
 
-    def _new_codec(self) -> LearnedCodec:
-        kind = learned_codec(str(self.settings.archive.codec))
-        return kind.for_volume(self.denoised, self._codec_settings(), self.settings.training.seed)
-
-    def _codec_settings(self) -> Any:
-        return codec_settings(self.settings)
-
-    def _codec_trainer(self, codec: LearnedCodec) -> CodecTrainer:
-        return CodecTrainer(codec, self.denoised, self._codec_settings(), self.settings.training.seed)
-
     def _choose_threads(self, training: NetworkTraining, key: str) -> None:
         """Take the threads asked for, or those that train fastest here and now."""
         most, asked = self.threads, self.settings.compute.threads
@@ -346,15 +313,6 @@ class Reduction:
             record.store({"epochs": epochs})
             self.job.decide("epochs", str(epochs), f"what fits into {settings.minutes:g} minutes here")
         return epochs
-
-    def _plan_codec(self, key: str, make_trainer: Callable[[], CodecTrainer]) -> int:
-        settings: CodecSettings = self._codec_settings()
-        if settings.epochs is not None:
-            return settings.epochs
-        record = self.workspace.record("codec-plan", stage_key("codec-plan", key))
-        plan = record.load() or record.store({"epochs": epochs_for(settings.minutes, make_trainer)})
-        self.job.decide("codec epochs", str(plan["epochs"]), f"what fits into {settings.minutes:g} minutes here")
-        return int(plan["epochs"])
 
     def _header(self) -> ArchiveHeader:
         metadata = {
@@ -379,10 +337,6 @@ class Reduction:
     @property
     def _denoised_key(self) -> str:
         return self.job.keys.denoised(self.slices.axis.column, network_bytes(self.model, {}))
-
-    @property
-    def _codec_state(self) -> bytes:
-        return self.codec.to_bytes() if self.codec else b""
 
 
 def max_error_of(given: float | None, noise: float, value_range: tuple[float, float]) -> tuple[float, str]:

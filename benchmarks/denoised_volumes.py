@@ -27,7 +27,7 @@ from quietbeam.reconstruction.sandstone import sandstone_phantom
 from quietbeam.reconstruction.scan_patterns import static_scan
 from quietbeam.reconstruction.sections import section_shares, split_angles
 
-__all__ = ["VOLUMES", "ScannedVolume", "denoised_volume", "scan_foam", "scan_sandstone", "to_words"]
+__all__ = ["VOLUMES", "ScannedVolume", "denoised_volume", "save", "scan_foam", "scan_sandstone", "to_words"]
 
 Array = NDArray[np.float32]
 Words = NDArray[np.uint16]
@@ -105,6 +105,13 @@ def to_words(volume: Array) -> Words:
     return np.rint((volume - low) * (LEVELS / (high - low))).astype(np.uint16)
 
 
+def save(folder: Path, name: str, made: ScannedVolume) -> None:
+    """Write the files that the module names."""
+    files = {"": to_words(made.denoised), "_denoised": made.denoised, "_noisy": made.noisy, "_truth": made.truth}
+    for ending, array in (files | {"_projections": made.counts}).items():
+        np.save(folder / f"{name}{ending}.npy", array)
+
+
 VOLUMES: dict[str, tuple[Callable[[], tuple[Array, Array]], float]] = {
     "foam": (scan_foam, FOAM_PHOTONS),
     "sandstone": (scan_sandstone, SANDSTONE_PHOTONS),
@@ -121,9 +128,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     for name, (scan, photons) in VOLUMES.items():
         made = denoised_volume(*scan(), photons, Plan(given.minutes, NetworkSettings()))
-        files = {"": to_words(made.denoised), "_denoised": made.denoised, "_noisy": made.noisy, "_truth": made.truth}
-        for ending, array in (files | {"_projections": made.counts}).items():
-            np.save(given.folder / f"{name}{ending}.npy", array)
+        save(given.folder, name, made)
         print(name, made.denoised.shape, "written", flush=True)
 
 

@@ -52,8 +52,8 @@ TV_SLICES = 12
 ZFP_FACTOR = 4
 """ZFP keeps far below the accuracy that it is asked for; at this multiple of it the error is just within the bound."""
 # Epochs, not minutes: how many fit into a time depends on what else the machine does. About the budget of `make demo`.
-LENGTH = {"training.epochs": 10, "codec.epochs": 40, "compute.threads": 1}
-TINY = {"training.epochs": 3, "training.steps_per_epoch": 20, "codec.epochs": 1, "network.depth": 12}
+LENGTH = {"training.epochs": 10, "compute.threads": 1}
+TINY = {"training.epochs": 3, "training.steps_per_epoch": 20, "network.depth": 12}
 
 
 def main() -> None:

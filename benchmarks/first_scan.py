@@ -26,7 +26,6 @@ SCANS = {
     "tooth.h5": {},
     "txm_tomo77": {"scan.normalised": "attenuation", "scan.angles": "0:180"},
 }
-CODEC_MINUTES = 0.5
 GAP = 8
 """White pixels between two pictures."""
 
@@ -42,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, options in SCANS.items():
         result = arguments.output / Path(name).stem
-        given = options | {"training.minutes": arguments.minutes, "codec.minutes": CODEC_MINUTES}
+        given = options | {"training.minutes": arguments.minutes}
         given["compute.threads"] = arguments.threads
         print(f"== {name}", flush=True)
         reduce_scan(arguments.scans / name, result, read_settings(None, (), given), progress=console_progress())

@@ -1,8 +1,7 @@
 """One chunk of slices to bytes and back: the latents of a codec, where they pay, and the residual.
 
-Chunks of float32 and of integers share the code: an integer chunk is coded as float32, which holds 16 bits exactly,
-with an error just below ``max_error + 1/2``, and what comes back is rounded, so that the integers are off by at most
-`max_error`; with 0 they come back as they were. Only `_encode_voxels` and `_decode_voxels` know of this.
+Chunks of float32 and of integers share the code; only `_encode_voxels` and `_decode_voxels` know which residual is
+whose.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import Codec
-from .residual import decode_residual, encode_residual
+from .residual import decode_integer_residual, decode_residual, encode_integer_residual, encode_residual
 
 __all__ = [
     "DTYPES",
@@ -37,8 +36,6 @@ DTYPES = ("float32", "uint8", "int8", "uint16", "int16")
 INEXACT_CODECS = frozenset({"crae"})
 """Codecs whose decoder computes with floating-point convolutions, so that its last digits differ between machines."""
 
-_BELOW_HALF = 0.49
-_EXACT = 0
 _WHAT = "the payload of a chunk"
 
 Volume = NDArray[np.float32]
@@ -202,36 +199,10 @@ def _encode_voxels(chunk: Voxels, predicted: Volume | None, max_error: float) ->
     """Give the residual of a chunk of any type, and what `_decode_voxels` will make of it."""
     if chunk.dtype.kind == "f":
         return encode_residual(chunk, predicted, max_error)
-    coded, decoded = encode_residual(chunk.astype(np.float32), predicted, max_error + _BELOW_HALF)
-    exact = bytes([_EXACT]) + zlib.compress(_planes(chunk), 6)
-    if coded[0] == _EXACT or len(exact) <= len(coded):
-        return exact, chunk.copy()
-    return coded, _rounded(decoded, chunk.dtype)
+    return encode_integer_residual(chunk, predicted, int(max_error))
 
 
 def _decode_voxels(residual: bytes, predicted: Volume | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Voxels:
-    """Read a residual; in a chunk of integers the exact kind holds their own bytes."""
     if dtype.kind == "f":
         return decode_residual(residual, predicted, shape)
-    if residual[:1] != bytes([_EXACT]):
-        return _rounded(decode_residual(residual, predicted, shape), dtype)
-    num_bytes = dtype.itemsize * int(np.prod(shape))
-    try:
-        planes = zlib.decompressobj().decompress(residual[1:], num_bytes + 1)
-    except zlib.error as error:
-        raise ArchiveError(f"{_WHAT} cannot be inflated ({error}): it is damaged") from error
-    if len(planes) != num_bytes:
-        raise ArchiveError(f"{_WHAT} inflates to another size than {num_bytes} bytes: it is damaged")
-    values = np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T
-    return np.ascontiguousarray(values).view(dtype.newbyteorder("<")).reshape(shape).astype(dtype)
-
-
-def _planes(chunk: Voxels) -> bytes:
-    """Put the bytes of equal weight together, the lowest first."""
-    return chunk.astype(chunk.dtype.newbyteorder("<")).view(np.uint8).reshape(-1, chunk.dtype.itemsize).T.tobytes()
-
-
-def _rounded(decoded: Volume, dtype: np.dtype[Any]) -> Voxels:
-    """Round to the nearest integer, half to even, within the type's range; damage may leave nan, which becomes 0."""
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(np.nan_to_num(decoded, nan=0.0)), limits.min, limits.max).astype(dtype)
+    return decode_integer_residual(residual, predicted, shape, dtype)

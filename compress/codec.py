@@ -30,7 +30,29 @@ __all__ = [
 
 _C = TypeVar("_C", bound="Codec")
 _CODECS: dict[str, type[Codec]] = {}
-_MODULES = {"crae": "crae"}
+_MODULES = {
+    "ae": "autoencoder",
+    "bitshuffle-zstd": "lossless_codecs",
+    "blosc2": "lossless_codecs",
+    "cnn": "autoencoder",
+    "crae": "crae",
+    "crae2": "crae2",
+    "dcae": "autoencoder",
+    "dcnn": "dcnn",
+    "hevc": "video_codec",
+    "htj2k": "lossless_codecs",
+    "inr": "inr",
+    "jpeg": "image_codecs",
+    "jpeg2000": "image_codecs",
+    "jpeg2000z": "wavelet_codec",
+    "jpegxl": "image_codecs",
+    "jpegxl-lossless": "lossless_codecs",
+    "lattice": "lattice_codec",
+    "sperr": "volume_codecs",
+    "vqvae": "vqvae",
+    "sz3": "volume_codecs",
+    "zfp": "volume_codecs",
+}
 """Where each codec is; its module is imported, with torch or other libraries, only when the codec is wanted."""
 
 

@@ -20,7 +20,7 @@ _MOST_SLICES = 2**20
 
 def _known(name: str) -> str:
     if name not in known_codecs():
-        raise ValueError(f"expected one of {', '.join(known_codecs())}, or none")
+        raise ValueError(f"expected one of {', '.join(known_codecs())}")
     return name
 
 
@@ -29,10 +29,8 @@ class ArchiveSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    codec: Annotated[str, AfterValidator(_known)] | None = Field(
-        "crae", description="name of a codec; none: only the residual coder, without training"
-    )
-    chunk_slices: int = Field(16, ge=1, le=1024, description="slices that are coded, and later decoded, together")
+    codec: Annotated[str, AfterValidator(_known)] = Field("lattice", description="name of a codec")
+    chunk_slices: int = Field(32, ge=1, le=1024, description="slices that are coded, and later decoded, together")
     keep_latents: Literal["smaller", "always"] = Field(
         "smaller", description="keep a chunk's latents only where that makes it smaller, or always"
     )

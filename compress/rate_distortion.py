@@ -32,9 +32,9 @@ class RatePoint(NamedTuple):
     psnr : float
         Decibel, over the range of the whole volume; inf if nothing is lost.
     ssim : float or None
-        Mean over all slices; None if a side is under 11 pixels.
+        Mean over all slices; None if a side is under 11 pixels, or it was not asked for.
     ms_ssim : float or None
-        Mean over all slices; None if a side is under 161 pixels.
+        Likewise; None if a side is under 161 pixels.
     msle : float
         Mean square Laplacian error over all slices, in the square of the volume's units per pixel^4.
     largest_error : float
@@ -59,7 +59,9 @@ class RatePoint(NamedTuple):
     decode_seconds: float
 
 
-def measure(codec: Codec, volume: SliceSource, *, chunk_slices: int = 16, setting: str = "") -> RatePoint:
+def measure(
+    codec: Codec, volume: SliceSource, *, chunk_slices: int = 16, setting: str = "", similarities: bool = True
+) -> RatePoint:
     """Encode and decode a volume chunk by chunk, and compare.
 
     The similarities and MSLE are means over slices, so their means over chunks, weighted by slices, are those of the
@@ -75,6 +77,8 @@ def measure(codec: Codec, volume: SliceSource, *, chunk_slices: int = 16, settin
         Slices that are coded together; the last chunk may have fewer.
     setting : str
         What to call the setting.
+    similarities : bool
+        Take SSIM and MS-SSIM, which are slower than many a codec.
 
     Returns
     -------
@@ -91,12 +95,19 @@ def measure(codec: Codec, volume: SliceSource, *, chunk_slices: int = 16, settin
     data_range = _range(volume, chunk_slices)
     state = codec.to_bytes()
     decoder = type(codec).from_bytes(state)
-    parts = [_measure_chunk(codec, decoder, chunk, data_range) for chunk in _chunks(volume, chunk_slices)]
+    compared = data_range if similarities else None
+    parts = [_measure_chunk(codec, decoder, chunk, compared) for chunk in _chunks(volume, chunk_slices)]
     return _combine(parts, data_range, len(state), (codec.name, setting))
 
 
 def sweep(
-    name: str, settings: Iterable[BaseModel], volume: SliceSource, *, chunk_slices: int = 16, seed: int = 0
+    name: str,
+    settings: Iterable[BaseModel],
+    volume: SliceSource,
+    *,
+    chunk_slices: int = 16,
+    seed: int = 0,
+    similarities: bool = True,
 ) -> list[RatePoint]:
     """Fit and measure a codec with each of some settings.
 
@@ -112,6 +123,8 @@ def sweep(
         Slices that are coded together.
     seed : int
         For codecs that learn.
+    similarities : bool
+        Take SSIM and MS-SSIM.
 
     Returns
     -------
@@ -120,7 +133,13 @@ def sweep(
     """
     kind = codec(name)
     return [
-        measure(kind.fit(volume, each, seed=seed), volume, chunk_slices=chunk_slices, setting=_describe(each))
+        measure(
+            kind.fit(volume, each, seed=seed),
+            volume,
+            chunk_slices=chunk_slices,
+            setting=_describe(each),
+            similarities=similarities,
+        )
         for each in settings
     ]
 
@@ -182,7 +201,7 @@ def _range(volume: SliceSource, chunk_slices: int) -> float:
     return span
 
 
-def _measure_chunk(encoder: Codec, decoder: Codec, chunk: NDArray[np.float32], data_range: float) -> _Part:
+def _measure_chunk(encoder: Codec, decoder: Codec, chunk: NDArray[np.float32], data_range: float | None) -> _Part:
     start = _clocks()
     bitstream = encoder.encode(chunk)
     encoding, start = _since(start), _clocks()
@@ -195,8 +214,10 @@ def _measure_chunk(encoder: Codec, decoder: Codec, chunk: NDArray[np.float32], d
         num_voxels=chunk.size,
         num_bytes=len(bitstream),
         square_error=float(np.sum(np.square(error))),
-        ssim=count * ssim(chunk, decoded, data_range=data_range) if side >= WINDOW else None,
-        ms_ssim=count * ms_ssim(chunk, decoded, data_range=data_range) if side >= SMALLEST_SIDE else None,
+        ssim=count * ssim(chunk, decoded, data_range=data_range) if data_range and side >= WINDOW else None,
+        ms_ssim=count * ms_ssim(chunk, decoded, data_range=data_range)
+        if data_range and side >= SMALLEST_SIDE
+        else None,
         msle=count * msle(chunk, decoded),
         largest_error=float(np.abs(error).max()),
         encoding=encoding,

@@ -154,3 +154,22 @@ def test_tv(tmp_path):
 
 def test_phantoms(tmp_path):
     assert min(run("phantoms", tmp_path).values()) > 0
+
+
+def test_compress(tmp_path):
+    values = run("compress", tmp_path, *(word for case in ("rates", "bounded", "chain") for word in ("--case", case)))
+    rates = by_method(values, "48 dB", "foam")
+    assert rates["quietbeam (lattice)"] < min(rate for name, rate in rates.items() if not name.startswith("quietbeam"))
+    bounded = by_method(values, "0.01", "largest error")
+    assert bounded["quietbeam (lattice)"] < bounded["sz3"]
+    noisy, denoised = (by_method(values, stage) for stage in ("noisy volume", "denoised volume"))
+    assert denoised["quietbeam (lattice)"] < noisy["quietbeam (lattice)"]
+
+
+def test_compress_with_the_learned_codecs(tmp_path):
+    cases = ("learned", "crae", "transfer", "inr")
+    values = run("compress", tmp_path, *(word for case in cases for word in ("--case", case)))
+    rates = by_method(values, "rate", "learned codecs")
+    assert {"ae", "cnn", "dcae", "crae2", "dcnn, latents of depth 2", "vqvae, latents of depth 8"} < set(rates)
+    assert min(rates.values()) > 0
+    assert any(name.startswith("trade-off point: inr") for name in by_method(values, "rate", "INR"))

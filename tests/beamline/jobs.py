@@ -18,6 +18,7 @@ SMALL = {
     "training.steps_per_epoch": 6,
     "training.held_out_batches": 2,
     "pairs.crop_size": 32,
+    "archive.codec": "crae2",
     "codec.epochs": 3,
     "codec.options.steps_per_epoch": 5,
     "archive.chunk_slices": 4,

@@ -127,7 +127,14 @@ print("peak", re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read()
 def test_the_memory_is_what_a_reduction_takes(tmp_path: Path, more: dict[str, object]) -> None:
     """A training step of 8 crops of 256 pixels; a tile of 512."""
     path = small_scan(tmp_path / "scan.h5", num_rows=4, num_columns=512, num_angles=64)
-    named = {"network.depth": 60, "training.epochs": 1, "training.steps_per_epoch": 1, "archive.codec": "none"} | more
+    named = {
+        "network.depth": 60,
+        "training.epochs": 1,
+        "training.steps_per_epoch": 1,
+        "archive.codec": "lattice",
+        "codec.options": {},
+        "codec.epochs": None,
+    } | more
     sets = [word for name, value in named.items() for word in ("--set", f"{name}={value}")]
     line = reduce_command(path, tmp_path / "out", *sets)
     done = run([line[0], "-c", MEASURED, *line[3:]])

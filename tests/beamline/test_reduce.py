@@ -385,7 +385,9 @@ def test_denoised_volume_is_much_nearer_to_the_truth_than_fbp(tmp_path):
         training__steps_per_epoch=30,
         pairs__crop_size=96,
         archive__chunk_slices=16,
-        codec__epochs=2,
+        archive__codec="lattice",
+        codec__options={},
+        codec__epochs=None,
     )
     reduce_scan(scan, tmp_path / "out", settings, progress=Recorder())
     decibels = score_against_truth(tmp_path / "out", truth_path(scan))

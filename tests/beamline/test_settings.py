@@ -73,7 +73,7 @@ def test_every_setting_has_a_description():
 
 
 def test_none_is_a_word_where_a_setting_takes_it_and_nothing_elsewhere():
-    settings = read_settings(overrides=["stripes.method=none", "archive.codec=none", "rotation_axis.column=None"])
+    settings = read_settings(overrides=["stripes.method=none", "archive.max_error=none", "rotation_axis.column=None"])
     assert settings.stripes.method == "none"
-    assert settings.archive.codec is None
+    assert settings.archive.max_error is None
     assert settings.rotation_axis.column is None

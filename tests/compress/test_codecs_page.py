@@ -11,8 +11,6 @@ from pydantic import BaseModel
 from quietbeam.compress.codec import CodecSettings, codec, known_codecs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "codecs.md").read_text()
-ELSEWHERE = {"lattice"}
-"""Described with the archive format."""
 
 
 def cells(name: str) -> list[str]:
@@ -37,7 +35,7 @@ def test_each_codec_has_a_row(name: str) -> None:
     assert len(cells(name)) == 6
 
 
-@pytest.mark.parametrize("name", sorted(set(known_codecs()) - ELSEWHERE))
+@pytest.mark.parametrize("name", known_codecs())
 def test_settings_and_extras_are_those_of_the_code(name: str) -> None:
     kind, row = codec(name), cells(name)
     assert dict(re.findall(r"`(\w+)` ([\w.]+)", row[3])) == own_settings(kind.settings_type)

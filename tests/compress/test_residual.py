@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from contextlib import suppress
 
 import hypothesis.extra.numpy as hnp
@@ -10,7 +12,12 @@ import pytest
 from hypothesis import given, settings
 
 from quietbeam.compress.pyramid import STEP, decode_pyramid, encode_pyramid
-from quietbeam.compress.residual import decode_residual, encode_residual
+from quietbeam.compress.residual import (
+    decode_integer_residual,
+    decode_residual,
+    encode_integer_residual,
+    encode_residual,
+)
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .volumes import foam
@@ -43,7 +50,7 @@ def test_a_linear_ramp_costs_next_to_nothing() -> None:
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=finite), st.data())
 def test_no_voxel_is_off_by_more_than_max_error(chunk: np.ndarray, data: st.DataObject) -> None:
     max_error = data.draw(st.floats(1e-300, 1e300))
@@ -112,6 +119,64 @@ def test_max_error_must_be_positive(max_error: float) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_decode_or_raise_archive_error(data: bytes) -> None:
-    for kind in (b"", b"\0", b"\1"):
+    for kind in (b"", b"\0", b"\1", b"\2"):
         with suppress(ArchiveError):
             assert decode_residual(kind + data, None, (2, 3, 4)).shape == (2, 3, 4)
+        with suppress(ArchiveError):
+            assert decode_integer_residual(kind + data, None, (2, 3, 4), np.dtype(np.int16)).dtype == np.int16
+
+
+def test_a_residual_of_the_first_format_is_read() -> None:
+    integers, _ = encode_pyramid(np.arange(24, dtype=np.int32).reshape(2, 3, 4) * 100)
+    first = struct.pack("<Bdd", 1, 7.0, 0.5) + b"\1\5" + np.float32(99).tobytes() + integers
+    decoded = decode_residual(first, None, (2, 3, 4))
+    assert decoded[0, 1, 1] == 99
+    assert np.abs(decoded - (np.arange(24).reshape(2, 3, 4) * 50 + 7)).ravel()[6:].max() <= STEP / 4
+
+
+INTEGERS = [np.uint8, np.int8, np.uint16, np.int16]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_integers_are_within_max_error(data: st.DataObject) -> None:
+    dtype = np.dtype(data.draw(st.sampled_from(INTEGERS)))
+    chunk = data.draw(hnp.arrays(dtype, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)))
+    predictions = hnp.arrays(np.float32, chunk.shape, elements=finite)
+    predicted = data.draw(st.none() | predictions)
+    max_error = data.draw(st.integers(0, 20) | st.integers(0, 10**9))
+    bitstream, decoded = encode_integer_residual(chunk, predicted, max_error)
+    assert decoded.dtype == dtype
+    assert np.abs(decoded.astype(np.int64) - chunk).max() <= max_error
+    np.testing.assert_array_equal(decode_integer_residual(bitstream, predicted, chunk.shape, dtype), decoded)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_smooth_integers_are_lossless_and_small(dtype: type) -> None:
+    limits = np.iinfo(dtype)
+    chunk = np.clip(0.1 + 0.8 * foam((16, 48, 48), num_voids=20), 0, 1)
+    chunk = (limits.min + chunk * (limits.max - limits.min)).astype(dtype)
+    bitstream, decoded = encode_integer_residual(chunk, None, 0)
+    assert decoded.tobytes() == chunk.tobytes()
+    assert len(bitstream) < 0.85 * len(zlib.compress(chunk.tobytes(), 9))
+    assert decode_integer_residual(bitstream, None, chunk.shape, chunk.dtype).tobytes() == chunk.tobytes()
+
+
+def test_a_good_prediction_of_integers_saves_bytes() -> None:
+    chunk = np.rint(60_000 * foam((16, 48, 48), num_voids=20).clip(0, 1)).astype(np.uint16)
+    near = chunk.astype(np.float32) + np.random.default_rng(0).uniform(-2, 2, chunk.shape).astype(np.float32)
+    with_prediction, _ = encode_integer_residual(chunk, near, 0)
+    without, _ = encode_integer_residual(chunk, None, 0)
+    assert len(with_prediction) < 0.5 * len(without)
+
+
+def test_random_integers_are_stored_exactly() -> None:
+    chunk = np.random.default_rng(0).integers(0, 2**16, (4, 20, 20)).astype(np.uint16)
+    bitstream, decoded = encode_integer_residual(chunk, None, 0)
+    assert len(bitstream) < 1.02 * chunk.nbytes
+    assert decoded.tobytes() == chunk.tobytes()
+
+
+def test_a_max_error_of_integers_must_not_be_negative() -> None:
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
+        encode_integer_residual(np.zeros((1, 1, 1), np.uint8), None, -1)
