@@ -33,7 +33,9 @@ _STEP = 256
 _BOUNDED_STEP = 65
 _MARGIN = 2.0**-10
 _READ_SLICES = 16
-_WINDOW = (16, 256, 256)
+_WINDOW = (16, 128, 128)
+_THIN = 8
+_LARGEST_PLANE = 512 * 512
 _FIRST_STEP = 3.6
 _NUM_TRIALS = 3
 _NEAR_ENOUGH = 0.1
@@ -102,7 +104,7 @@ class LatticeCodec:
     def fit(cls, volume: SliceSource, settings: LatticeSettings | None = None, *, seed: int = 0) -> Self:
         """Find offset and step for a volume; the seed is not needed.
 
-        For a signal-to-noise ratio up to three steps are tried on parts of the volume, at most 2^22 voxels.
+        For a signal-to-noise ratio up to three steps are tried on parts of the volume, at most 2^23 voxels.
 
         Raises
         ------
@@ -196,11 +198,29 @@ def _squared_errors(codec: LatticeCodec, window: Volume) -> NDArray[np.float64]:
 
 
 def _windows(volume: SliceSource) -> Iterator[Volume]:
-    """Give up to four parts of a volume, at different places along each axis."""
-    sizes = tuple(map(min, _WINDOW, volume.shape))
-    rests = [side - size for side, size in zip(volume.shape, sizes, strict=True)]
-    places = ((0.125, 0.0, 0.33), (0.375, 0.67, 1.0), (0.625, 0.33, 0.0), (0.875, 1.0, 0.67))
-    starts = {tuple(round(part * rest) for part, rest in zip(place, rests, strict=True)) for place in places}
-    for z, y, x in sorted(starts):
-        z_part, y_part, x_part = starmap(slice, ((a, a + size) for a, size in zip((z, y, x), sizes, strict=True)))
+    """Give parts of a volume: four of whole slices where those are small, else sixteen spread over all axes.
+
+    Corners of a slice are often empty: parts from the middle alone would make it look worse than it is.
+    """
+    whole = math.prod(volume.shape[1:]) <= _LARGEST_PLANE
+    sizes = (_THIN, *volume.shape[1:]) if whole else _WINDOW
+    num_parts = 4 if whole else 16
+    for number in range(num_parts):
+        place = ((number + 0.5) / num_parts, _radical_inverse(number, 2), _radical_inverse(number, 3))
+        z_part, y_part, x_part = starmap(_part, zip(volume.shape, sizes, place, strict=True))
         yield np.ascontiguousarray(np.asarray(volume[z_part], np.float32)[:, y_part, x_part])
+
+
+def _part(side: int, size: int, place: float) -> slice:
+    first = round(place * max(side - size, 0))
+    return slice(first, first + min(size, side))
+
+
+def _radical_inverse(number: int, base: int) -> float:
+    """Mirror the digits of a number at the point: the sequence of van der Corput, which fills [0, 1) evenly."""
+    inverse, digit = 0.0, 1.0
+    while number:
+        digit /= base
+        number, rest = divmod(number, base)
+        inverse += rest * digit
+    return inverse
