@@ -24,10 +24,13 @@ class StoredChunk(NamedTuple):
         From `encode_chunk`.
     crc32 : int or None
         Likewise, of the decoded voxels.
+    largest_error : float
+        Likewise, in the volume's units.
     """
 
     payload: bytes
     crc32: int | None
+    largest_error: float
 
 
 class PayloadFile:
@@ -38,7 +41,7 @@ class PayloadFile:
     path : Path
         The file; what lies behind the journal's last payload is written over.
     journal : Journal
-        Its records hold what `append` gave, and the chunk's `crc32`.
+        Its records hold what `append` gave, and the chunk's `crc32` and `largest_error`.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
@@ -63,4 +66,4 @@ class PayloadFile:
                 payload = file.read(record["length"])
                 if hashlib.sha256(payload).hexdigest() != record["sha256"]:
                     raise ReductionError(f"{self.path}: damaged on the disk: remove {self.path.parent} to begin anew")
-                yield StoredChunk(payload, record["crc32"])
+                yield StoredChunk(payload, record["crc32"], record["largest_error"])

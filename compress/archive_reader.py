@@ -110,8 +110,9 @@ class Archive:
         return (type(self).__name__, *(entry.sha256 for entry in self._index.values()))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what was decoded is forgotten."""
         self._file.close()
+        self._cache.clear()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -242,6 +243,8 @@ class Archive:
 
     def read_part(self, name: str) -> bytes:
         """Read a data set of plain bytes and check it against the index; `ArchiveError` if it differs."""
+        if not self._file:
+            raise ValueError(f"{self._path} is closed: open it again to read from it")
         with damage_of(self._path, name):
             data = read_bytes(self._file, name, self.format, self._num_bytes)
             if not self._index[name].fits(data):

@@ -41,7 +41,7 @@ def write_archive(path: Path, chunks: Iterable[CodedChunk], header: ArchiveHeade
     Raises
     ------
     ValueError
-        If the number of chunks is not that of the header.
+        If the number of chunks is not that of the header, or one is further off than the header promises.
     TypeError
         If a chunk is given as bytes alone, without the checksum of its voxels.
     ArchiveError
@@ -97,6 +97,12 @@ class _Parts:
         if isinstance(chunk, bytes | bytearray):
             raise TypeError(
                 "a chunk must come with the CRC-32 of its voxels, as encode_chunk gives it, got bytes alone"
+            )
+        if not chunk.largest_error <= self._header.max_error:
+            unit = describe_part(self._header, chunk_name(number))
+            raise ValueError(
+                f"{unit} is off by up to {chunk.largest_error:.6g}, the header promises {self._header.max_error:.6g}: "
+                "encode it with that max_error"
             )
         decoded = self._decode(number, chunk.payload)
         exact = is_exact(self._header.codec, chunk.payload)

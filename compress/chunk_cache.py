@@ -29,6 +29,11 @@ class ChunkCache:
         self._chunks: OrderedDict[int, Future[Voxels]] = OrderedDict()
         self._lock = Lock()
 
+    def clear(self) -> None:
+        """Forget all chunks."""
+        with self._lock:
+            self._chunks.clear()
+
     def get(self, chunk: int, decode: Callable[[int], Voxels]) -> Voxels:
         """Give a chunk, decoded by `decode` if it is not kept; what that raises is raised for all who wait."""
         with self._lock:
@@ -45,7 +50,7 @@ class ChunkCache:
             future.set_result(decode(chunk))
         except BaseException as error:
             with self._lock:
-                del self._chunks[chunk]
+                self._chunks.pop(chunk, None)
             future.set_exception(error)
         else:
             self._shrink()

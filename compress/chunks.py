@@ -53,6 +53,10 @@ class CodedChunk(Protocol):
     def crc32(self) -> int | None:
         """What `checksum` gives for the decoded voxels; None where the last digits differ between machines."""
 
+    @property
+    def largest_error(self) -> float:
+        """Largest absolute difference between decoded and given, in the volume's units."""
+
 
 @dataclass(frozen=True)
 class EncodedChunk:

@@ -8,6 +8,7 @@ order of wavelets has some at 1 and none across. Points are predicted from pairs
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -117,7 +118,8 @@ def make_geometry(shape: Shape, level: int, position: int, num_pairs: int) -> Ge
     coset = COSETS[position]
     if any(side <= odd for side, odd in zip(shape, coset, strict=True)):
         return None
-    offsets = _pairs(shape, position)[:num_pairs]
+    slices, rows, columns = shape
+    offsets = list(_pairs((slices > 1, rows > 1, columns > 1), position)[:num_pairs])
     nearest = sum(_distance(offset) == _distance(offsets[0]) for offset in offsets)
     places = _places(np.array(shape), np.array(coset), np.array(_strides(shape)))
     pairs, causal = offsets_to_flat(offsets, shape), offsets_to_flat(list(_CAUSAL), shape)
@@ -134,18 +136,19 @@ def nearest_pairs(num_pairs: int) -> list[Offset]:
     return sorted(_half_space(), key=lambda offset: (_distance(offset), offset))[:num_pairs]
 
 
-def _pairs(shape: Shape, position: int) -> list[Offset]:
+@cache
+def _pairs(extends: tuple[bool, bool, bool], position: int) -> tuple[Offset, ...]:
     """List one of each pair of offsets to points known before a pass, by distance.
 
-    Along an axis with a single point nothing is an odd distance away.
+    Along an axis with a single point, one that does not extend, there is nothing at any distance.
     """
     known = {(0, 0, 0), *COSETS[:position]}
     found = []
     for offset in nearest_pairs((2 * _REACH + 1) ** 3 // 2):
         target = tuple((step + odd) % 2 for step, odd in zip(offset, COSETS[position], strict=True))
-        if target in known and all(side > 1 or not step for side, step in zip(shape, offset, strict=True)):
+        if target in known and all(far or not step for far, step in zip(extends, offset, strict=True)):
             found.append(offset)
-    return found
+    return tuple(found)
 
 
 def _half_space() -> Iterator[Offset]:

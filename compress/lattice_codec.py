@@ -113,13 +113,14 @@ class LatticeCodec:
         """
         settings = LatticeSettings() if settings is None else settings
         low, high = _value_range(volume)
+        middle = low + (high - low) / 2
         if settings.max_error is not None:
-            return cls(low, 2 * settings.max_error * (1 - _MARGIN), bounded=True)
+            return cls(middle, 2 * settings.max_error * (1 - _MARGIN), bounded=True)
         if settings.step is not None:
-            return cls(low, settings.step, bounded=False)
+            return cls(middle, settings.step, bounded=False)
         target = _DEFAULT_PSNR if settings.psnr is None else settings.psnr
         span = high - low or 1.0
-        return cls(low, _find_step(volume, low, span, target), bounded=False)
+        return cls(middle, _find_step(volume, middle, span, target), bounded=False)
 
     @classmethod
     def from_bytes(cls, state: bytes) -> Self:
@@ -153,7 +154,12 @@ class LatticeCodec:
         step, weight = (_BOUNDED_STEP, 0.0) if self.bounded else (_STEP, DISTORTION_WEIGHT)
         unit = self.step / step
         scaled = np.rint((chunk.astype(np.float64) - self.offset) / unit)
-        integers = np.clip(scaled, 1 - LARGEST, LARGEST - 1).astype(np.int32)
+        if (farthest := float(np.abs(scaled).max(initial=0))) >= LARGEST:
+            raise ValueError(
+                f"a chunk reaches {farthest * unit:.6g} from the offset {self.offset:.6g}; with steps of "
+                f"{self.step:.6g} it may at most {LARGEST * unit:.6g}: give a larger max_error or step, or a lower psnr"
+            )
+        integers = scaled.astype(np.int32)
         bitstream, decoded = encode_lattice(integers, step, distortion_weight=weight)
         return _HEAD.pack(self.offset, unit) + bitstream, _to_values(decoded, self.offset, unit)
 
@@ -176,12 +182,12 @@ def _value_range(volume: SliceSource) -> tuple[float, float]:
     return low, high
 
 
-def _find_step(volume: SliceSource, low: float, span: float, psnr: float) -> float:
+def _find_step(volume: SliceSource, offset: float, span: float, psnr: float) -> float:
     """Try steps until a sample has the ratio; the logarithm of the step goes with the decibels."""
     sample = list(_windows(volume))
     step = _FIRST_STEP * span * 10 ** (-psnr / 20)
     for _ in range(_NUM_TRIALS):
-        codec = LatticeCodec(low, step, bounded=False)
+        codec = LatticeCodec(offset, step, bounded=False)
         error = np.concatenate([_squared_errors(codec, window) for window in sample])
         if not (mean := float(error.mean())):
             return step

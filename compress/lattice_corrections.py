@@ -7,6 +7,7 @@ coded in unary, by an exponent from 14 on. Each decision is seen in nine context
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -112,6 +113,7 @@ def new_quantiser(step: int, weight: float, limits: tuple[int, int]) -> Quantise
     return Quantiser(step, (1 << 40) // step, weight, low, high, shift, quarter_octave_table())
 
 
+@cache
 def quarter_octave_table() -> NDArray[np.uint8]:
     """Give for n = 0, ... 4095 four times the exponent of n plus the two bits below its highest; 0 for 0."""
     exponents = [max(n.bit_length() - 1, 0) for n in range(4096)]

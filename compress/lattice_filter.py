@@ -96,7 +96,8 @@ def fit_filter(grid: Grid, original: NDArray[np.int32], bit_cost: float) -> Filt
     inside = grid.values[(slice(PADDING, -PADDING),) * 3]
     steps = np.abs(np.diff(inside, axis=int(np.argmax(shape)))).ravel()[::7]
     thresholds = (np.quantile(steps, _QUANTILES) * 26).astype(np.int64)
-    stride = max(1, original.size // (_NUM_COSETS * _MOST_POINTS))
+    # Odd: an even stride would meet only half of the parities.
+    stride = max(1, original.size // (_NUM_COSETS * _MOST_POINTS)) | 1
     flat, pairs, strides = _flatten(grid), _pair_places(shape), np.array([*shape], np.int64)
     products, targets = _normal_equations(flat, original, pairs, strides, thresholds, stride)
     best, gained = _no_filter(), 0.0

@@ -101,7 +101,7 @@ class SperrCodec(ClassicalCodec):
     settings_type: ClassVar[type[BaseModel]] = SperrSettings
 
     def _compress(self, chunk: NDArray[np.float32]) -> bytes:
-        return filter_chunk(_enlarge(chunk), self._filter(float(np.ptp(chunk))))
+        return filter_chunk(_enlarge(chunk), self._filter(float(chunk.max()) - float(chunk.min())))
 
     def _expand(self, body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
         return _expand_floats(body, shape, self._filter(self.value_range.span))

@@ -340,12 +340,13 @@ def test_a_changed_scan_is_another_scan(tmp_path):
         reduce_scan(scan, tmp_path / "out", small_settings(), progress=Recorder())
 
 
-@pytest.mark.parametrize("codec", ["crae", None])
+@pytest.mark.parametrize("codec", ["crae", "zfp", "lattice"])
 def test_latents_can_be_kept_always_or_left_out(scan, tmp_path, codec):
-    settings = small_settings(archive__keep_latents="always", archive__codec=codec)
+    more = {} if codec == "crae" else {"codec__options": {}, "codec__epochs": None}
+    settings = small_settings(archive__keep_latents="always", archive__codec=codec, **more)
     reduce_scan(scan, tmp_path / "out", settings, progress=Recorder())
     numbers = json.loads((tmp_path / "out/manifest.json").read_text())["numbers"]
-    assert (numbers["latent_bytes"] > 0) == (codec is not None)
+    assert (numbers["latent_bytes"] > 0) == (codec != "lattice")
     assert numbers["largest_error"] <= numbers["max_error"]
 
 

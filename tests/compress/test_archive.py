@@ -453,3 +453,18 @@ def test_denoised_foam_takes_less_than_a_bit_per_voxel(tmp_path: Path) -> None:
     assert verify_archive(tmp_path / "foam.h5", volume).ok
     with open_archive(tmp_path / "foam.h5") as archive:
         assert archive.bits_per_voxel < 1.0
+
+
+def test_a_chunk_further_off_than_the_header_promises_is_refused(tmp_path: Path) -> None:
+    volume = foam(SHAPE, num_voids=8)
+    header = ArchiveHeader(shape=SHAPE, codec=None, max_error=MAX_ERROR / 100, chunk_slices=SHAPE[0])
+    with pytest.raises(ValueError, match=r"is off by up to .*, the header promises 0\.0001"):
+        write_archive(tmp_path / "lie.h5", [encode_chunk(None, volume, MAX_ERROR)], header, b"")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_archive_says_so(path: Path) -> None:
+    with open_archive(path) as archive:
+        archive[0]
+    with pytest.raises(ValueError, match=r"is closed: open it again"):
+        archive[0]

@@ -91,3 +91,15 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
         LatticeCodec.fit(volume)
     with pytest.raises(ValueError, match="must be finite, got 24 voxels"):
         LatticeCodec(0.0, 1.0, bounded=False).encode(volume)
+
+
+def test_a_range_that_the_integers_cannot_hold_is_refused() -> None:
+    volume = np.zeros((4, 8, 8), np.float32)
+    volume[1, 2, 3] = 1e4
+    codec = LatticeCodec.fit(volume, LatticeSettings(max_error=1e-3))
+    decoded = codec.decode(codec.encode(volume), volume.shape)
+    # Half a last place of 1e4 comes on top: what comes back is float32.
+    assert np.abs(decoded.astype(np.float64) - volume).max() <= 1e-3 + np.spacing(np.float32(1e4)) / 2
+    narrow = LatticeCodec.fit(volume, LatticeSettings(max_error=1e-4))
+    with pytest.raises(ValueError, match=r"it may at most .*: give a larger max_error"):
+        narrow.encode(volume)
