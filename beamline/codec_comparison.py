@@ -10,13 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from quietbeam.compress.codec import known_codecs
 from quietbeam.compress.rate_distortion import RatePoint, sweep
 from quietbeam.compress.sweeps import CLASSICAL, LEARNED, LOSSLESS, sweep_settings
-from quietbeam.compress.tradeoff import Tradeoff, configurations, draw_rates, draw_tradeoff, find_tradeoff
-from quietbeam.reconstruction.errors import ReductionError
+from quietbeam.compress.tradeoff import (
+    Configuration,
+    Tradeoff,
+    configurations,
+    draw_rates,
+    draw_tradeoff,
+    find_tradeoff,
+)
+from quietbeam.reconstruction.errors import QuietbeamError, ReductionError
 
 from .atomic import write_atomically
 from .volumes import open_volume
@@ -25,6 +33,7 @@ __all__ = [
     "choose_codecs",
     "compare_codecs",
     "find_best",
+    "make_folder",
     "rate_table",
     "tradeoff_table",
     "write_rates",
@@ -35,6 +44,9 @@ RATES, RATES_CSV, RATES_PICTURE = "rates.json", "rates.csv", "rates.png"
 TRADEOFF, TRADEOFF_PICTURE = "tradeoff.json", "tradeoff.png"
 
 Report = Callable[[str], None]
+
+_FAILURES = (QuietbeamError, ValueError, RuntimeError, ArithmeticError, OSError)
+"""What a codec and its library raise on a volume, or a setting, that they cannot take."""
 
 
 def choose_codecs(names: Sequence[str], *, learned: bool = False) -> tuple[str, ...]:
@@ -71,9 +83,10 @@ def compare_codecs(
     chunk_slices: int = 32,
     minutes: float | None = None,
     epochs: int | None = None,
+    grid: bool = False,
     say: Report = lambda line: None,
 ) -> list[RatePoint]:
-    """Measure codecs with several settings each on a volume; those whose library is missing are told and left out.
+    """Measure codecs with several settings each on a volume; those that fail are told and left out.
 
     Parameters
     ----------
@@ -87,6 +100,8 @@ def compare_codecs(
         Slices that are coded together.
     minutes, epochs : float and int, optional
         Time, or epochs, to train each learned codec; not given: its source's epochs.
+    grid : bool
+        See `quietbeam.compress.sweeps.sweep_settings`.
     say : callable
         Told what goes on, a line at a time.
 
@@ -98,21 +113,46 @@ def compare_codecs(
     Raises
     ------
     ReductionError
-        If the volume cannot be read, is constant or not finite.
+        If the volume cannot be read, is constant or not finite, or if no codec is left.
     """
-    with open_volume(name) as opened:
-        volume = np.ascontiguousarray(opened[slices], np.float32)
-    if not volume.size or not np.isfinite(volume).all() or not np.ptp(volume) > 0:
-        raise ReductionError(f"{name}: a volume to compare codecs on must be finite and not constant; choose --slices")
+    volume = _read(name, slices)
+    data_range = float(volume.max()) - float(volume.min())
     points: list[RatePoint] = []
     for codec in codecs:
         say(f"{codec} ...")
         try:
-            settings = sweep_settings(codec, float(np.ptp(volume)), minutes=minutes, epochs=epochs)
+            settings = sweep_settings(codec, data_range, minutes=minutes, epochs=epochs, grid=grid)
             points += sweep(codec, settings, volume, chunk_slices=chunk_slices)
-        except ReductionError as error:
+        except _FAILURES as error:
             say(f"{codec} left out: {error}")
+    if not points:
+        raise ReductionError(f"{name}: none of these codecs could be measured: {', '.join(codecs) or 'none given'}")
     return points
+
+
+def _read(name: str, slices: slice) -> NDArray[np.float32]:
+    """Read slices as float32; `ReductionError` if there is nothing to compare."""
+    with open_volume(name) as opened, np.errstate(over="ignore"):
+        volume = np.ascontiguousarray(opened[slices], np.float32)
+    if not volume.size:
+        raise ReductionError(f"{name}: no slices are left; choose other --slices")
+    if count := volume.size - int(np.count_nonzero(np.isfinite(volume))):
+        raise ReductionError(
+            f"{name}: {count} of {volume.size} voxels are not finite as float32; choose other --slices"
+        )
+    if volume.min() == volume.max():
+        raise ReductionError(f"{name}: constant, so there is nothing to compare; choose other --slices")
+    return volume
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it; `ReductionError` if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ReductionError(f"{folder}: a file is in the way of this folder; choose another -o") from None
+    except OSError as error:
+        raise ReductionError(f"{folder}: cannot be made ({error.strerror}); choose another -o") from None
 
 
 def rate_table(points: Sequence[RatePoint]) -> Table:
@@ -155,7 +195,7 @@ def _cell(value: float | None) -> str:
 
 def write_rates(points: Sequence[RatePoint], folder: Path) -> list[Path]:
     """Write the points as JSON and CSV, and the figure of rate against PSNR; give the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     rows = [_finite(point) for point in points]
     text, picture = io.StringIO(newline=""), io.BytesIO()
     writer = csv.DictWriter(text, RatePoint._fields)
@@ -168,20 +208,25 @@ def write_rates(points: Sequence[RatePoint], folder: Path) -> list[Path]:
 
 def write_tradeoff(points: Sequence[RatePoint], found: Tradeoff, folder: Path) -> list[Path]:
     """Write which configuration pays as JSON, and the figure of all; give the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     picture = io.BytesIO()
-    draw_tradeoff(configurations(points), found.nearest, picture)
+    draw_tradeoff(_lossy(points), found.nearest, picture)
     front = [each._asdict() for each in found.front]
     content = {"trade_off_point": found.nearest._asdict(), "knee": found.knee._asdict(), "front": front}
     return _write(folder, {TRADEOFF: json.dumps(content, indent=1).encode(), TRADEOFF_PICTURE: picture.getvalue()})
 
 
 def find_best(points: Sequence[RatePoint]) -> Tradeoff:
-    """Find the trade-off point of measured codecs; `ReductionError` if none of them lost anything."""
-    lossy = configurations(points)
+    """Find the trade-off point of measured codecs; `ReductionError` if there are none but lossless ones."""
+    lossy = _lossy(points)
     if not lossy:
         raise ReductionError("a trade-off needs codecs that lose something: all of these are lossless or were left out")
     return find_tradeoff(lossy)
+
+
+def _lossy(points: Sequence[RatePoint]) -> list[Configuration]:
+    """Leave out lossless codecs, also where they round a volume to 16 bits and so have a finite PSNR."""
+    return configurations(point for point in points if point.codec not in LOSSLESS)
 
 
 def _finite(point: RatePoint) -> dict[str, object]:

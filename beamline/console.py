@@ -42,7 +42,10 @@ Normalised = Annotated[bool, typer.Option("--normalised", help="Data are line in
 VolumeName = Annotated[
     str, typer.Argument(metavar="VOLUME", help="Volume: .npy, TIFF, archive, FILE.h5 or FILE.h5:/PATH.")
 ]
-Codecs = Annotated[list[str] | None, typer.Option("--codec", help="Codec to measure; may be repeated. [classical]")]
+Codecs = Annotated[
+    list[str] | None,
+    typer.Option("--codec", help="Codec to measure; may be repeated. [lattice, classical and lossless ones]"),
+]
 ChunkSlices = Annotated[int, typer.Option(min=1, help="Slices that are coded together.")]
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="Time to train each learned codec. [its epochs]")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs to train. [the source's]")]
@@ -149,11 +152,10 @@ def extract(
     ] = None,
 ) -> None:
     """Decode slices of an archive into TIFF, HDF5, NumPy or OME-Zarr files."""
-    from .export import FORMATS
+    from .export import FORMATS, format_of
     from .export import extract as extract_slices
 
-    if file_format is None:
-        file_format = output.suffix[1:] if output.suffix[1:] in FORMATS else "tiff"
+    file_format = file_format or format_of(output)
     if file_format not in FORMATS:
         raise typer.BadParameter(f"format must be one of {', '.join(FORMATS)}, got {file_format}")
     typer.echo(f"wrote {extract_slices(_archive(result), output, slices, file_format)}")
@@ -230,7 +232,7 @@ def compare(
     from . import codec_comparison as comparison
 
     chosen = comparison.choose_codecs(codecs or (), learned=learned)
-    points = _compare_codecs(volume, chosen, slices, chunk_slices, minutes, epochs)
+    points = _compare_codecs(volume, chosen, output, slices, chunk_slices=chunk_slices, minutes=minutes, epochs=epochs)
     _print(comparison.rate_table(points))
     for file in comparison.write_rates(points, output) if output else ():
         typer.echo(f"wrote {file}")
@@ -249,7 +251,10 @@ def tradeoff(
     """Find the codec and setting where more bits no longer buy quality in proportion; --codec inr: its networks'."""
     from . import codec_comparison as comparison
 
-    points = _compare_codecs(volume, comparison.choose_codecs(codecs or ()), slices, chunk_slices, minutes, epochs)
+    chosen = comparison.choose_codecs(codecs or ())
+    points = _compare_codecs(
+        volume, chosen, output, slices, chunk_slices=chunk_slices, minutes=minutes, epochs=epochs, grid=True
+    )
     found = comparison.find_best(points)
     _print(comparison.tradeoff_table(found))
     typer.echo(f"trade-off point: {found.nearest.name}  ({found.nearest.size:.4g} bits/voxel)")
@@ -337,17 +342,23 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 def _compare_codecs(
     volume: str,
     codecs: tuple[str, ...],
+    output: Path | None,
     slices: str | None,
+    *,
     chunk_slices: int,
     minutes: float | None,
     epochs: int | None,
+    grid: bool = False,
 ) -> list[RatePoint]:
-    from .codec_comparison import compare_codecs
+    """Measure codecs once it is clear that the slices are there and the folder can be made."""
+    from .codec_comparison import compare_codecs, make_folder
     from .export import parse_slices
     from .volumes import open_volume
 
     with open_volume(volume) as opened:
         taken = parse_slices(slices, opened.shape[0])
+    if output:
+        make_folder(output)
     return compare_codecs(
         volume,
         codecs,
@@ -355,6 +366,7 @@ def _compare_codecs(
         chunk_slices=chunk_slices,
         minutes=minutes,
         epochs=epochs,
+        grid=grid,
         say=lambda line: typer.echo(line, err=True),
     )
 

@@ -24,13 +24,15 @@ __all__ = ["Estimate", "check_space", "estimate", "num_passes"]
 BASE_MEMORY = 770 * 2**20
 """Bytes of the interpreter with torch and the other libraries; the compiler of the first run after an installation
 takes some 100 MiB of it."""
-ENCODER_COPIES = 10
+ENCODER_COPIES = 12
 """Memory that coding a chunk takes, in chunks."""
 ARCHIVE_SHARE = 0.25
 """Bytes of the archive over those of the float32 volume, taken generously."""
 VOXELS_PER_SECOND = 4e7
 VALUES_PER_SECOND = 2.0e6
 """Reconstruction (voxels of all sections) and cleaning (values of the sinograms) on one core."""
+CODED_VOXELS_PER_SECOND = 4e5
+"""Encoding a voxel, and decoding it twice: for the checksum and preview, and to compare all voxels."""
 OPERATIONS_PER_SECOND = 1.5e11
 PLANE_PIXELS_PER_SECOND = 1.7e8
 """The network on one core: additions and multiplications, and pixels of planes that are made. Measured as the processor
@@ -146,6 +148,7 @@ def _seconds(scan: Scan, settings: ReductionSettings, size: int) -> float:
     reconstruction = scan.num_rows * size**2 * settings.sections.num_sections / VOXELS_PER_SECOND
     denoising = num_passes(settings) * scan.num_rows * _pixels_seen(settings, size) * _seconds_per_pixel(settings)
     codec = 60 * _codec_minutes(settings)
+    codec += scan.num_rows * size**2 / CODED_VOXELS_PER_SECOND
     return values / VALUES_PER_SECOND + reconstruction + _training_seconds(settings, size) + denoising + codec
 
 

@@ -16,7 +16,7 @@ from quietbeam.compress.preview import pixel_size_of
 from .atomic import atomic_path
 from .ome_zarr import write_ome_zarr
 
-__all__ = ["FORMATS", "extract", "parse_slices"]
+__all__ = ["FORMATS", "extract", "format_of", "parse_slices"]
 
 
 def parse_slices(text: str | None, num_slices: int) -> slice:
@@ -49,8 +49,32 @@ def parse_slices(text: str | None, num_slices: int) -> slice:
         raise ValueError(f"expected slices like 10:20 or 7, got {text!r}") from None
     start, stop = (index + num_slices if index < 0 else index for index in (start, stop))
     if not 0 <= start < stop <= num_slices:
-        raise ValueError(f"slices {text} are not there: the archive has slices 0 to {num_slices - 1}")
+        raise ValueError(f"slices {text} are not there: the volume has slices 0 to {num_slices - 1}")
     return slice(start, stop)
+
+
+def format_of(output: Path) -> str:
+    """Tell the format from the name of what is to be made.
+
+    Parameters
+    ----------
+    output : Path
+        File, or folder for TIFF and Zarr; without a suffix, a folder of TIFF files.
+
+    Returns
+    -------
+    str
+        One of `FORMATS`.
+
+    Raises
+    ------
+    ValueError
+        If no format has this suffix.
+    """
+    suffix = output.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"{output}: no format has the suffix {suffix}; name one with -f: {', '.join(FORMATS)}")
+    return _SUFFIXES[suffix]
 
 
 def extract(path: Path, output: Path, slices: str | None, file_format: str) -> Path:
@@ -114,7 +138,8 @@ def _to_h5(archive: Archive, path: Path, slices: slice) -> None:
         entry.attrs["NX_class"], group.attrs["NX_class"], group.attrs["signal"] = "NXentry", "NXdata", "data"
         shape = (slices.stop - slices.start, *archive.shape[1:])
         data = group.create_dataset("data", shape, archive.dtype, chunks=(1, *shape[1:]), fletcher32=True)
-        data.attrs["units"] = str(archive.metadata.get("unit", "1/pixel"))
+        if unit := archive.metadata.get("unit"):
+            data.attrs["units"] = str(unit)
         if pixel_size is not None:
             data.attrs["pixel_size_m"] = pixel_size
         data.attrs["first_slice"], data.attrs["max_error"] = slices.start, archive.header.max_error
@@ -155,3 +180,7 @@ FORMATS: dict[str, Callable[[Archive, Path, slice], None]] = {
     "npy": _to_npy,
     "zarr": _to_zarr,
 }
+
+_SUFFIXES = {"": "tiff", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy", ".zarr": "zarr"} | dict.fromkeys(
+    (".h5", ".hdf5", ".hdf", ".nxs"), "h5"
+)

@@ -68,13 +68,14 @@ def _describe_archive(path: Path) -> Iterator[str]:
     with open_archive(path) as archive:
         header = archive.header
         yield f"archive     {path}"
-        yield f"sample      {header.metadata.get('name')}"
+        yield f"sample      {header.metadata.get('name') or 'not known'}"
         size, unit = " x ".join(map(str, archive.shape)), header.metadata.get("unit")
-        yield f"volume      {size} (slice, y, x), {header.dtype}, {unit}"
+        yield f"volume      {size} (slice, y, x), {header.dtype}" + (f", {unit}" if unit else "")
         yield f"codec       {header.codec or 'residual coder alone'}, chunks of {header.chunk_slices} slices"
         yield f"size        {archive.num_bytes} bytes, {archive.bits_per_voxel:.3f} bits per voxel"
         yield f"max error   {header.max_error:.4g} at every voxel"
-        yield f"made by     quietbeam {header.metadata.get('version')}"
+        if version := header.metadata.get("version"):
+            yield f"made by     quietbeam {version}"
         for name, value, reason in _rows(header.metadata.get("decisions"), 3):
             yield f"{name}: {value}  ({reason})"
         for code, message in _rows(header.metadata.get("caveats"), 2):

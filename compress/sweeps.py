@@ -35,9 +35,9 @@ _GRIDS: dict[str, list[dict[str, Any]]] = {
 }
 """The networks among which the source finds its trade-off point."""
 
-_BOUNDED = {"sz3": _RELATIVE_ERRORS, "zfp": (0.8, 0.4, 0.2, 0.1, 0.05)}
+_BOUNDED = {"sz3": _RELATIVE_ERRORS, "zfp": (0.7, 0.35, 0.175, 0.0875)}
 """Largest errors over the range. Those of zfp are far above its real ones, and it rounds them down to a power of two;
-halves give five different points."""
+halves give different points."""
 LOSSLESS = ("bitshuffle-zstd", "blosc2", "htj2k", "jpegxl-lossless")
 CLASSICAL = ("hevc", "jpeg", "jpeg2000", "jpeg2000z", "jpegxl", "sperr", "sz3", "zfp")
 LEARNED = ("ae", "cnn", "crae2", "dcae", "dcnn", "inr", "vqvae")

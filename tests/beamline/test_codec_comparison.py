@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
-from quietbeam.beamline.codec_comparison import choose_codecs, compare_codecs
+from quietbeam.beamline.codec_comparison import choose_codecs, compare_codecs, find_best, make_folder
 from quietbeam.beamline.console import app
 from quietbeam.compress.codec import known_codecs
+from quietbeam.compress.rate_distortion import sweep
 from quietbeam.compress.sweeps import CLASSICAL, LEARNED, LOSSLESS, sweep_settings
 from quietbeam.reconstruction.errors import ReductionError
 
@@ -66,11 +68,71 @@ def test_the_trade_off_point_is_told_and_drawn(volume, tmp_path):
 def test_what_cannot_be_compared_is_told(volume, tmp_path):
     with pytest.raises(ReductionError, match=r"there is no codec sz4; known are ae, bitshuffle"):
         choose_codecs(["sz4"])
-    np.save(tmp_path / "constant.npy", np.ones((3, 4, 5), np.float32))
-    with pytest.raises(ReductionError, match=r"must be finite and not constant"):
+    constant = np.ones((3, 4, 5))
+    np.save(tmp_path / "constant.npy", constant)
+    with pytest.raises(ReductionError, match=r"constant, so there is nothing to compare"):
         compare_codecs(str(tmp_path / "constant.npy"), ["sz3"])
+    constant[1, 2, 3:] = np.nan, 1e300
+    np.save(tmp_path / "gaps.npy", constant)
+    with pytest.raises(ReductionError, match=r"2 of 60 voxels are not finite"):
+        compare_codecs(str(tmp_path / "gaps.npy"), ["sz3"])
+
+
+def test_a_lossless_codec_is_no_trade_off_though_it_rounds(volume):
+    points = compare_codecs(str(volume), ["sz3", "blosc2"])
+    assert any(np.isfinite(point.psnr) for point in points if point.codec == "blosc2")
+    assert {each.name.split()[0] for each in find_best(points).front} == {"sz3"}
     done = run("tradeoff", volume, "--codec", "blosc2", "--slices", "0:2")
-    assert done.exit_code == 0 or "lossless" in str(done.exception)
+    assert "all of these are lossless" in str(done.exception)
+
+
+def test_a_time_alone_leaves_inr_out_and_the_others_in(volume):
+    said = []
+    points = compare_codecs(str(volume), ["inr", "sz3"], minutes=1, say=said.append)
+    assert {point.codec for point in points} == {"sz3"}
+    assert "inr left out: inr takes --epochs, and no time to train" in said
+    with pytest.raises(ReductionError, match=r"none of these codecs could be measured: inr"):
+        compare_codecs(str(volume), ["inr"], minutes=1)
+
+
+def test_inr_has_one_setting_to_compare_and_a_grid_for_the_trade_off():
+    (settings,) = sweep_settings("inr", 1.0, minutes=1, epochs=3)
+    assert (settings.downsampling, settings.channels, settings.width, settings.epochs) == (2, 8, 110, 3)
+    assert len({str(each) for each in sweep_settings("inr", 1.0, grid=True)}) == 27
+    assert sweep_settings("sz3", 1.0, grid=True) == sweep_settings("sz3", 1.0)
+
+
+@pytest.mark.parametrize("scale", [1, 1.4, 700])
+def test_codecs_that_are_told_a_largest_error_come_to_like_qualities(scale):
+    rng = np.random.default_rng(0)
+    grains = gaussian_filter(rng.normal(size=(16, 64, 64)), 4) > 0
+    part = scale * (gaussian_filter(grains.astype(np.float32), 0.8) + 0.003 * rng.normal(size=grains.shape))
+    part = part.astype(np.float32)
+    for name in ("sz3", "zfp"):
+        points = sweep(name, sweep_settings(name, float(np.ptp(part))), part, similarities=False)
+        decibels = [point.psnr for point in points]
+        assert 34 < decibels[0] < decibels[-1] < 56  # 36 to 53 are meant; zfp goes by powers of two, 6 dB each
+        assert len(set(decibels)) == len(decibels)
+
+
+def test_the_range_of_a_volume_does_not_overflow(tmp_path):
+    signs = np.random.default_rng(0).choice([-1, 1], (2, 8, 8))
+    np.save(tmp_path / "large.npy", (3e38 * signs).astype(np.float32))
+    said = []
+    points = compare_codecs(str(tmp_path / "large.npy"), ["zfp", "sperr", "htj2k"], say=said.append)
+    assert {point.codec for point in points} == {"sperr", "htj2k"}
+    assert any(line.startswith("zfp left out: ") for line in said)  # its own sums overflow
+
+
+def test_a_folder_that_cannot_be_is_told_before_the_work(volume, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for folder in ("file", "file/folder"):
+        with pytest.raises(ReductionError, match=r"a file is in the way of this folder; choose another -o"):
+            make_folder(tmp_path / folder)
+    for name in ("compare", "tradeoff"):
+        done = run(name, volume, "--codec", "sz3", "-o", tmp_path / "file")
+        assert isinstance(done.exception, ReductionError)
+        assert "sz3 ..." not in done.output
 
 
 def test_the_default_is_ours_and_the_classical_ones():

@@ -45,6 +45,7 @@ def test_errors_have_their_exit_codes(scan, output, tmp_path):
     fails(["verify", tmp_path / "absent"], 2, "does not exist")
     fails(["reduce", scan, "-o", tmp_path / "x", "--set", "compute.device=cuda"], 1, "no CUDA device")
     fails(["extract", output, "-o", tmp_path / "slices", "-f", "jpg"], 2, "tiff, h5, npy")
+    fails(["extract", output, "-o", tmp_path / "slices.png"], 2, "no format has the suffix .png")
     fails(["extract", output, "-o", tmp_path / "slices", "--slices", "20:30"], 2, "slices 0 to 15")
     fails(["extract", output, "-o", tmp_path / "slices", "--slices", "a:b"], 2, "expected slices like 10:20")
     fails(["extract", output, "-o", tmp_path / "text.h5"], 2, "there already")

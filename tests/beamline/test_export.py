@@ -10,7 +10,8 @@ import pytest
 import tifffile
 
 from quietbeam.beamline.atomic import atomic_path
-from quietbeam.beamline.export import FORMATS, extract
+from quietbeam.beamline.export import FORMATS, extract, format_of, parse_slices
+from quietbeam.beamline.inspect import describe_path
 from quietbeam.beamline.ome_zarr import write_ome_zarr
 from quietbeam.compress.archive import ArchiveHeader, encode_chunk, open_archive, write_archive
 from quietbeam.reconstruction.errors import ArchiveError, ReductionError
@@ -163,3 +164,31 @@ def test_without_zarr_one_is_told_how_to_get_it(archive, tmp_path, monkeypatch):
     with pytest.raises(ReductionError, match=r"needs the package zarr, version 3: pip install 'quietbeam\[zarr\]'"):
         extract(archive, tmp_path / "out", None, "zarr")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["", ".tif", ".tiff", ".h5", ".hdf5", ".hdf", ".nxs", ".NXS", ".npy", ".zarr"])
+def test_the_suffix_tells_the_format(suffix):
+    families = {"": "tiff", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy", ".zarr": "zarr"}
+    assert format_of(Path("out" + suffix)) == families.get(suffix, "h5")
+
+
+def test_a_suffix_of_no_format_is_refused():
+    with pytest.raises(ValueError, match=r"no format has the suffix \.png; name one with -f: tiff, h5, npy, zarr"):
+        format_of(Path("out.png"))
+
+
+def test_slices_that_are_not_there_are_told():
+    with pytest.raises(ValueError, match="the volume has slices 0 to 10"):
+        parse_slices("5:12", 11)
+
+
+def test_units_are_written_only_if_the_archive_has_one(archive, tmp_path):
+    header = ArchiveHeader(shape=(1, 4, 5), codec=None, max_error=1, chunk_slices=4, metadata={"unit": "1/m"})
+    write_archive(tmp_path / "with.h5", [encode_chunk(None, np.zeros((1, 4, 5), np.float32), 1)], header, b"")
+    for path, units in ((archive, None), (tmp_path / "with.h5", "1/m")):
+        with h5py.File(extract(path, tmp_path / f"out_{units is None}.h5", None, "h5")) as file:
+            assert file["entry/data/data"].attrs.get("units") == units
+
+
+def test_what_an_archive_does_not_say_is_not_made_up(archive):
+    assert "None" not in "\n".join(describe_path(archive))

@@ -116,3 +116,12 @@ def test_damaged_integers_are_refused(residual: bytes) -> None:
 def test_exact_integers_of_another_size_are_refused(length: int) -> None:
     with pytest.raises(ArchiveError, match="inflates to another size than 8 bytes"):
         decode_chunk(None, b"\0\0" + zlib.compress(bytes(length)), (2, 2, 2), np.dtype(np.uint8))
+
+
+def test_depth_like_integers_take_a_fifth_without_loss() -> None:
+    z, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in (8, 96, 96)), indexing="ij")
+    depth = 512 + 400 * np.sin(5 * x + 2 * z) * np.cos(4 * y) + np.where(x + y > 1.2, 60, 0)
+    chunk = np.rint(depth).astype(np.uint16)  # 10 bits
+    encoded = encode_chunk(None, chunk, 0)
+    assert len(encoded.payload) < 0.2 * chunk.nbytes
+    np.testing.assert_array_equal(decode_chunk(None, encoded.payload, chunk.shape, chunk.dtype), chunk)
