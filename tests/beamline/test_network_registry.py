@@ -40,7 +40,8 @@ HEAD_START = 0.8
 
 
 def settings_with(registry=None, **changes):
-    given = {"warm_start__registry": registry, "training__steps_per_epoch": STEPS, "archive__codec": None}
+    codec = {"archive__codec": "lattice", "codec__options": {}, "codec__epochs": None}
+    given = {"warm_start__registry": registry, "training__steps_per_epoch": STEPS} | codec
     return small_settings(**given | changes)
 
 
