@@ -25,6 +25,7 @@ __all__ = [
     "INLINE",
     "BinaryCoder",
     "check_end",
+    "check_length",
     "code_bit",
     "code_raw",
     "finish",
@@ -89,6 +90,12 @@ def finish(coder: BinaryCoder) -> bytes:
     code_raw(coder, _MARK_BITS, _MARK)
     written = coder.buffer[: coder.state[_POSITION]].tobytes()
     return written + bytes([(int(coder.state[_LOW]) >> 24) + 1])
+
+
+def check_length(coder: BinaryCoder) -> None:
+    """Check that a decoder has not read beyond its bitstream; `ArchiveError` if so, before more memory is taken."""
+    if coder.state[_DECODING] and coder.state[_POSITION] > len(coder.buffer) + _NUM_CODE_BYTES:
+        raise ArchiveError("a bitstream of binary decisions ends too early: it is damaged, restore it from a copy")
 
 
 def check_end(coder: BinaryCoder) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quietbeam.reconstruction.errors import ArchiveError
 
-from .binary_coder import BinaryCoder, check_end, finish, new_decoder, new_encoder, reserve
+from .binary_coder import BinaryCoder, check_end, check_length, finish, new_decoder, new_encoder, reserve
 from .bitstream import ByteReader, varint
 from .context_mixing import Mixer, new_mixer
 from .lattice import (
@@ -201,6 +201,7 @@ class _Run:
         grid: Grid | None = None
         for level in range(num_levels(self.header.shape) - 1, -1, -1):
             shape = lattice_shape(self.header.shape, level)
+            check_length(self.coder)
             grid = new_grid(shape, grid, self.header.origin)
             wanted = None if values is None else values[:: 1 << level, :: 1 << level, :: 1 << level]
             for position in range(len(COSETS)):

@@ -217,8 +217,12 @@ def _within(difference: NDArray[np.int32], rounded: NDArray[np.int32], dtype: np
 
 
 def _reconstruct(corrected: NDArray[np.int32], predicted: Volume | None, offset: float, unit: float) -> Volume:
+    """Compute in float64, a slice at a time: all at once would take five times the memory of the result."""
+    values = np.empty(corrected.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        return (corrected * unit + offset + (0.0 if predicted is None else predicted)).astype(np.float32)
+        for number, plane in enumerate(corrected):
+            values[number] = plane * unit + offset + (0.0 if predicted is None else predicted[number])
+    return values
 
 
 def _exceptions_to_bytes(where: NDArray[np.intp], values: Volume) -> bytes:

@@ -80,11 +80,11 @@ def test_volume_file_reads_what_was_written(tmp_path):
 def test_payloads_are_written_over_what_a_crash_left(tmp_path):
     journal = Journal(tmp_path / "payloads.jsonl", "key")
     payloads = PayloadFile(tmp_path / "payloads.bin", journal)
-    journal.append(payloads.append(b"first") | {"crc32": 1})
+    journal.append(payloads.append(b"first") | {"crc32": 1, "largest_error": 0.5})
     payloads.append(b"lost: never came into the journal")
-    journal.append(payloads.append(b"second") | {"crc32": None})
+    journal.append(payloads.append(b"second") | {"crc32": None, "largest_error": 0.0})
     again = PayloadFile(payloads.path, Journal(journal.path, "key"))
-    assert list(again) == [(b"first", 1), (b"second", None)]
+    assert list(again) == [(b"first", 1, 0.5), (b"second", None, 0.0)]
     payloads.path.write_bytes(b"firzt" + b"second")
     with pytest.raises(ReductionError, match=r"payloads\.bin: damaged on the disk"):
         list(again)
