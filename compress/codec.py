@@ -85,11 +85,14 @@ class CodecOptions(BaseModel):
     options: dict[str, JsonValue] = Field(default_factory=dict, description="the codec's own settings, by name")
 
     def for_codec(self, kind: type[Codec]) -> BaseModel:
-        """Give the settings of a codec: its defaults, and what is set here; `ValidationError` if it has no such."""
+        """Give the settings of a codec: its defaults, and what is set here; `ValidationError` if it has no such.
+
+        A time to train does not concern a codec that does not learn.
+        """
+        known = kind.settings_type.model_fields
         given = {"minutes": self.minutes, "epochs": self.epochs}
-        return kind.settings_type.model_validate(
-            {name: value for name, value in given.items() if value is not None} | self.options
-        )
+        told = {name: value for name, value in given.items() if value is not None and name in known}
+        return kind.settings_type.model_validate(told | self.options)
 
 
 class SliceSource(Protocol):

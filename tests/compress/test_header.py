@@ -32,6 +32,7 @@ def test_unknown_codec_is_refused_with_the_known_names() -> None:
 def test_options_become_the_settings_of_the_codec() -> None:
     options = CodecOptions(minutes=3, options={"width": 8})
     assert options.for_codec(codec("crae")) == CraeSettings(minutes=3, width=8)
+    assert CodecOptions(minutes=3, epochs=2).for_codec(codec("zfp")) == codec("zfp").settings_type()
     with pytest.raises(ValidationError, match="depth"):
         CodecOptions(options={"depth": 8}).for_codec(codec("crae"))
 
