@@ -1,0 +1,1 @@
+"""The durable queue of scans, and the worker that reduces them."""

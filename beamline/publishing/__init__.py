@@ -1,0 +1,1 @@
+"""Results back to where people look for them: files, catalogues, derived runs."""

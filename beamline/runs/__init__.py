@@ -1,0 +1,1 @@
+"""A bluesky run, told by its documents, as a scan."""

@@ -1,0 +1,1 @@
+"""Scans that arrive without the hook: folders, document streams, catalogues."""
