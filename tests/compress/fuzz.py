@@ -48,6 +48,10 @@ SLACK = 64 * 2**20
 """Bytes that reading may take beside 4 times the volume: buffers of the libraries, and the file itself."""
 SECONDS = 5.0
 REPAIRED_SHARE = 0.6
+HEAD = 24
+"""First bytes of a chunk, where sizes, kind, offset and unit are."""
+HEAD_SHARE = 0.3
+"""Share of the changes to chunks that are made there."""
 SETTINGS = {"crae": {"width": 4, "latent_channels": 8, "crop_size": 32}}
 
 
@@ -156,7 +160,9 @@ def change(origins: list[Origin], rng: np.random.Generator, scratch: Path) -> tu
     elif what == "index":
         edit = rng
     else:
-        parts[what] = change_bytes(parts[what], rng, other.parts.get(what, other.content))
+        size = HEAD if wanted == "chunk" and rng.random() < HEAD_SHARE else len(parts[what])
+        head, rest = parts[what][:size], parts[what][size:]
+        parts[what] = change_bytes(head, rng, other.parts.get(what, other.content)) + rest
     return origin, rebuild(origin, parts, preview, edit, scratch)._replace(what=what)
 
 
@@ -293,6 +299,18 @@ def check(changed: Changed, origin: Origin, path: Path) -> tuple[str, str]:
     return ("changed", "") if changed.repaired else ("wrong", "other voxels or another header")
 
 
+def stopped_by_checksums(path: Path) -> bool:
+    """Tell whether a checksum of an archive whose header is whole does not fit, so that no decoder reads the change."""
+    with open_archive(path) as archive:
+        try:
+            parts = {name: archive.read_part(name) for name in archive.parts if name != "preview"}
+            for name in voxel_checksums(archive.header, parts):  # all chunks that can be decoded
+                archive.decode_chunk(int(name.removeprefix("chunk")))
+        except ArchiveError:
+            return True
+    return False
+
+
 def preview_or_none(archive: Archive) -> np.ndarray | None:
     """Read the preview, unless it is damaged or not there."""
     try:
@@ -377,7 +395,9 @@ def run(cases: int, seed: int, codecs: tuple[str, ...] = ("crae",)) -> dict[str,
         def judge(case: int) -> tuple[str, str]:
             origin, changed = change(origins, np.random.default_rng([seed, case]), scratch)
             outcome, detail = check(changed, origin, scratch / "changed.h5")
-            what = "chunk" if changed.what.startswith("chunk") else changed.what
+            what = changed.what.rstrip("0123456789")
+            if outcome == "refused" and what in ("chunk", "codec") and stopped_by_checksums(scratch / "changed.h5"):
+                what = "checksum"
             return outcome, f"{origin.name} {what} {detail}".strip()
 
         results = list(run_forked(judge, range(cases)))

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 FUZZ = Path(__file__).with_name("fuzz.py")
+CHUNK_SHARE = 5 / 7 * 0.6 * (5 / 10 + 1 / 10 * 4 / 5)
+"""Of the cases: 5 of 7 archives are of format 2, 6 of 10 changes are repaired, 5 of 10 of those are to a chunk, and
+those to the codec where there is none, in 4 of 5."""
 DEAD_WORKERS = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -74,10 +78,10 @@ def test_some_changed_archives() -> None:
 
 @pytest.mark.slow
 def test_many_changed_archives() -> None:
-    found = fuzz(2000, seed=1)
-    reached = {part for outcome in found["reached"] for part in [outcome.split(": ")[1]]}
-    assert reached == {"file", "header", "index", "codec", "chunk", "preview"}
-    assert found["reached"]["changed: chunk"] > 2  # past the checksums, through the decoder
+    reached = Counter(fuzz(2000, seed=1)["reached"])
+    assert {part.split(": ")[1] for part in reached} == {"file", "header", "index", "codec", "chunk", "preview"}
+    assert {"changed: chunk", "changed: codec", "changed: header"} <= reached.keys()  # past all checksums
+    assert reached["refused: chunk"] + reached["changed: chunk"] > 0.8 * 2000 * CHUNK_SHARE
 
 
 def test_failures_are_seen_and_the_next_case_goes_on() -> None:
