@@ -128,10 +128,44 @@ class Codec(Protocol):
         """Give what decoding needs beside the bitstreams, as an archive stores it; empty if nothing."""
 
     def encode(self, chunk: NDArray[np.float32]) -> bytes:
-        """Give the bitstream of a chunk, finite, float32, shape (slice, y, x); never empty."""
+        """Give the bitstream of a chunk.
+
+        Parameters
+        ----------
+        chunk : float32, shape (slice, y, x)
+            Finite; any size.
+
+        Returns
+        -------
+        bytes
+            Never empty; to be decoded by this codec, or by one made from its `to_bytes`.
+
+        Raises
+        ------
+        ValueError
+            If this codec only decodes.
+        """
 
     def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Give what a bitstream stands for, float32, shape (slice, y, x); `ArchiveError` where damage shows."""
+        """Give what a bitstream stands for.
+
+        Parameters
+        ----------
+        bitstream : bytes
+            From `encode`.
+        shape : tuple of int
+            Slices, rows, columns of the chunk.
+
+        Returns
+        -------
+        float32, shape (slice, y, x)
+            In the volume's units.
+
+        Raises
+        ------
+        ArchiveError
+            If the bitstream is damaged, as far as that shows.
+        """
 
 
 class LearnedCodec(Codec, Protocol):
@@ -139,10 +173,41 @@ class LearnedCodec(Codec, Protocol):
 
     @classmethod
     def for_volume(cls, source: SliceSource, settings: Any, seed: int) -> Self:
-        """Build an untrained codec for a volume; equal arguments give equal weights."""
+        """Build an untrained codec for a volume.
+
+        Parameters
+        ----------
+        source : SliceSource
+            The volume; at most 16 slices, evenly spaced, are looked at.
+        settings : CodecSettings
+            Of `settings_type`: what the networks are built from.
+        seed : int
+            Start of the weights.
+
+        Returns
+        -------
+        LearnedCodec
+            Equal for equal arguments.
+
+        Raises
+        ------
+        ValueError
+            If the slices looked at are not finite.
+        """
 
     def loss(self, crops: torch.Tensor) -> torch.Tensor:
-        """Give what training minimises, for crops of shape (crop, 1, y, x) in the volume's units."""
+        """Give what training minimises.
+
+        Parameters
+        ----------
+        crops : float32, shape (crop, 1, y, x)
+            In the volume's units; edges are multiples of 32.
+
+        Returns
+        -------
+        float32, shape ()
+            With gradients for all of `network` that is trained.
+        """
 
     @property
     def network(self) -> torch.nn.Module:

@@ -21,8 +21,7 @@ for 32 x 32 pixels of one byte would be 17.2 %; here the latents are integers, c
 
 Rounding passes gradients through unchanged, as in [2]_: no random numbers are needed, and what is trained is what is
 used. The loss is the mean squared error, in units of the volume's variance, plus `rate_weight` times the bits per pixel
-of the latents, estimated as ``log2(1 + 2 e m)`` per latent with m the mean absolute value in its channel: for m above
-one about the entropy of a Laplace distribution, falling to zero with m.
+of the latents: see `quietbeam.compress.latent_rate`.
 
 References
 ----------
@@ -33,6 +32,7 @@ References
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Self
 
 import numpy as np
@@ -47,17 +47,17 @@ from torch import Tensor, nn
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .codec import CodecSettings, SliceSource, register
+from .decoder_size import choose_width, num_parameters
 from .entropy import IntegerDecoder, IntegerEncoder
+from .latent_rate import bits_per_latent, rounded_with_gradients
+from .slices import enlarged, mean_and_std, sample_slices
 from .training import fit_codec
 
 __all__ = ["CraeCodec", "CraeDecoder", "CraeEncoder", "CraeSettings"]
 
 _TILE = 32
-_WIDTHS = (64, 32, 16, 8)
-_SMALLEST_SHARE = 1 / 400
 _MOST_CHANNELS = 512
 _LARGEST_LATENT = 2.0**20
-_NUM_SAMPLED_SLICES = 16
 
 
 class CraeSettings(CodecSettings):
@@ -169,25 +169,10 @@ class CraeCodec:
 
     @classmethod
     def for_volume(cls, source: SliceSource, settings: CraeSettings, seed: int) -> Self:
-        """Build an untrained codec; the normalisation comes from at most 16 slices, evenly spaced.
-
-        Parameters
-        ----------
-        source : SliceSource
-            The volume, finite.
-        settings : CraeSettings
-            Width, latent channels, rate weight.
-        seed : int
-            Start of the weights.
-
-        Returns
-        -------
-        CraeCodec
-            Equal for equal arguments.
-        """
-        mean, std = _mean_and_std(source)
-        num_voxels = int(np.prod(source.shape))
-        width = settings.width or _choose_width(num_voxels, settings.latent_channels)
+        """Build an untrained codec; the normalisation comes from at most 16 slices, evenly spaced."""
+        mean, std = mean_and_std(sample_slices(source), np.float32)
+        num_voxels = math.prod(source.shape)
+        width = settings.width or choose_width(lambda width: CraeDecoder(width, settings.latent_channels), num_voxels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = CraeEncoder(width, settings.latent_channels)
@@ -222,7 +207,7 @@ class CraeCodec:
     @property
     def num_parameters(self) -> int:
         """Numbers that the decoder needs, the steps of the latents among them."""
-        return sum(parameter.numel() for parameter in self._decoder.parameters())
+        return num_parameters(self._decoder)
 
     @property
     def bytes_per_voxel(self) -> float:
@@ -230,43 +215,15 @@ class CraeCodec:
         return len(self.to_bytes()) / self._num_voxels
 
     def loss(self, crops: Tensor) -> Tensor:
-        """Give the mean squared error plus the weighted bits per pixel, both of normalised values.
-
-        Parameters
-        ----------
-        crops : float32, shape (crop, 1, y, x)
-            In the volume's units; edges are multiples of 32.
-
-        Returns
-        -------
-        float32, shape ()
-            To be minimised.
-        """
+        """Give the mean squared error plus the weighted bits per pixel, both of normalised values."""
         crops = (crops - self._mean) / self._std
         latents: Tensor = self.network["encoder"](crops)
-        rounded = latents + (torch.round(latents) - latents).detach()
-        error = F.mse_loss(self.network["decoder"](rounded), crops)
-        return error + self._rate_weight * _bits_per_latent(latents) * latents[0].numel() / crops[0].numel()
+        error = F.mse_loss(self.network["decoder"](rounded_with_gradients(latents)), crops)
+        return error + self._rate_weight * bits_per_latent(latents) * latents[0].numel() / crops[0].numel()
 
     @torch.inference_mode()
     def encode(self, chunk: NDArray[np.float32]) -> bytes:
-        """Give the latent bitstream of a chunk.
-
-        Parameters
-        ----------
-        chunk : float32, shape (slice, y, x)
-            Finite; any size.
-
-        Returns
-        -------
-        bytes
-            To be decoded with this codec's decoder.
-
-        Raises
-        ------
-        ValueError
-            If this codec only decodes.
-        """
+        """Give the latent bitstream of a chunk of any size; `ValueError` if this codec only decodes."""
         if not self._can_encode:
             raise ValueError(
                 "this codec was read from an archive and only decodes; train one with CodecTrainer to encode"
@@ -278,20 +235,10 @@ class CraeCodec:
 
     @torch.inference_mode()
     def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Give the approximation that a latent bitstream stands for.
+        """Give the approximation that a latent bitstream stands for, by the weights rounded to float16.
 
-        Parameters
-        ----------
-        bitstream : bytes
-            From `encode`.
-        shape : tuple of int
-            Slices, rows, columns of the chunk.
-
-        Returns
-        -------
-        float32, shape (slice, y, x)
-            In the volume's units, by the weights rounded to float16; computed on the CPU wherever the network is,
-            because the faster arithmetic of GPUs (TF32) would differ by more than the residual's margin.
+        It is computed on the CPU wherever the network is, because the faster arithmetic of GPUs (TF32) would differ by
+        more than the residual's margin.
         """
         num_slices, num_rows, num_columns = shape
         grid = (num_slices, len(self._decoder.step), -(-num_rows // _TILE), -(-num_columns // _TILE))
@@ -306,36 +253,11 @@ class CraeCodec:
 
     def _latents(self, plane: NDArray[np.float32]) -> NDArray[np.int32]:
         """Encode one slice, enlarged to multiples of 32 by repeating its edge."""
-        padded = np.pad(plane, [(0, -size % _TILE) for size in plane.shape], mode="edge")
-        normalised = (torch.from_numpy(padded)[None, None] - self._mean) / self._std
+        normalised = (torch.from_numpy(enlarged(plane, _TILE))[None, None] - self._mean) / self._std
         latents: Tensor = self.network["encoder"](normalised.to(self._decoder.step.device))
         return torch.round(latents).clamp(-_LARGEST_LATENT, _LARGEST_LATENT).to(torch.int32).cpu().numpy()
-
-
-def _bits_per_latent(latents: Tensor) -> Tensor:
-    return torch.log2(1 + 2 * np.e * latents.abs().mean((0, 2, 3))).mean()
 
 
 def _channels(grid: tuple[int, ...]) -> NDArray[np.uint16]:
     """Give the channel of each latent, in the order in which they are coded."""
     return np.broadcast_to(np.arange(grid[1], dtype=np.uint16)[:, None, None], grid).ravel()
-
-
-def _mean_and_std(source: SliceSource) -> tuple[float, float]:
-    num_slices = source.shape[0]
-    picked = np.unique(np.linspace(0, num_slices - 1, min(num_slices, _NUM_SAMPLED_SLICES)).astype(int)).tolist()
-    planes = np.concatenate([np.asarray(source[index : index + 1], np.float64) for index in picked])
-    mean, std = (float(np.float32(value)) for value in (planes.mean(), planes.std()))
-    if not (np.isfinite(mean) and np.isfinite(std)):
-        raise ValueError("the volume must be finite to be encoded, got nan or inf in the slices that were looked at")
-    return mean, std or 1.0
-
-
-def _choose_width(num_voxels: int, latent_channels: int) -> int:
-    """Take the widest decoder whose float16 weights are a small share of the float32 volume."""
-    for width in _WIDTHS:
-        with torch.device("meta"):
-            decoder = CraeDecoder(width, latent_channels)
-        if 2 * sum(p.numel() for p in decoder.parameters()) <= _SMALLEST_SHARE * 4 * num_voxels:
-            return width
-    return _WIDTHS[-1]

@@ -40,10 +40,12 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import CodecSettings, SliceSource, register
+from .decoder_size import num_parameters
 from .fixed_point import FRACTION_BITS
 from .integer_network import IntegerNetwork
 from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
 from .latents import LARGEST_LATENT, decode_latents, encode_latents
+from .slices import decode_slices, enlarged, sample_slices
 from .training import fit_codec
 
 __all__ = ["DcnnCodec", "DcnnSettings", "dcnn_decoder", "dcnn_encoder"]
@@ -51,7 +53,6 @@ __all__ = ["DcnnCodec", "DcnnSettings", "dcnn_decoder", "dcnn_encoder"]
 _WIDTHS = {8: (32, 16, 8), 4: (32, 16, 8, 4), 2: (32, 16, 8, 4, 2)}
 _EXPONENTS = range(-FRACTION_BITS, 12)
 _FINEST = 10
-_NUM_SAMPLED_SLICES = 16
 
 Volume = NDArray[np.float32]
 
@@ -138,22 +139,7 @@ class DcnnCodec:
 
     @classmethod
     def for_volume(cls, source: SliceSource, settings: DcnnSettings, seed: int) -> Self:
-        """Build an untrained codec; what becomes 0 and 1 comes from at most 16 slices, evenly spaced.
-
-        Parameters
-        ----------
-        source : SliceSource
-            The volume; `ValueError` if the slices looked at are not finite.
-        settings : DcnnSettings
-            Depth of the latents.
-        seed : int
-            Start of the weights.
-
-        Returns
-        -------
-        DcnnCodec
-            Equal for equal arguments.
-        """
+        """Build an untrained codec; what becomes 0 and 1 comes from at most 16 slices, evenly spaced."""
         value_range = _value_range(source)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -188,7 +174,7 @@ class DcnnCodec:
     @property
     def num_parameters(self) -> int:
         """Numbers that the decoder needs."""
-        return sum(parameter.numel() for parameter in self._decoder.parameters())
+        return num_parameters(self._decoder)
 
     @property
     def bytes_per_voxel(self) -> float:
@@ -196,40 +182,16 @@ class DcnnCodec:
         return len(self.to_bytes()) / self._num_voxels
 
     def loss(self, crops: Tensor) -> Tensor:
-        """Give the mean binary cross-entropy.
-
-        Parameters
-        ----------
-        crops : float32, shape (crop, 1, y, x)
-            In the volume's units; edges are multiples of 16.
-
-        Returns
-        -------
-        float32, shape ()
-            To be minimised; positive also for perfect networks.
-        """
+        """Give the mean binary cross-entropy, which is positive also for perfect networks."""
         crops = self._normalised(crops)
         logits = self._decoder[:-1](self.network["encoder"](crops))
         return F.binary_cross_entropy_with_logits(logits, crops)
 
     @torch.inference_mode()
     def encode(self, chunk: Volume) -> bytes:
-        """Give the latent bitstream of a chunk.
+        """Give the latent bitstream of a chunk of any size; `ValueError` if this codec only decodes.
 
-        Parameters
-        ----------
-        chunk : float32, shape (slice, y, x)
-            Finite; any size.
-
-        Returns
-        -------
-        bytes
-            For each channel 12 plus the exponent of its step (one byte), then the latents.
-
-        Raises
-        ------
-        ValueError
-            If this codec only decodes.
+        For each channel 12 plus the exponent of its step (one byte), then the latents.
         """
         if not self._can_encode:
             raise ValueError("this codec was read from an archive and only decodes; DcnnCodec.fit gives one to encode")
@@ -239,25 +201,7 @@ class DcnnCodec:
 
     @torch.inference_mode()
     def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> Volume:
-        """Give the approximation that a latent bitstream stands for.
-
-        Parameters
-        ----------
-        bitstream : bytes
-            From `encode`.
-        shape : tuple of int
-            Slices, rows, columns of the chunk.
-
-        Returns
-        -------
-        float32, shape (slice, y, x)
-            In the volume's units; the same on every machine.
-
-        Raises
-        ------
-        ArchiveError
-            If the bitstream is damaged, as far as that shows.
-        """
+        """Give the approximation that a latent bitstream stands for; `ArchiveError` where damage shows."""
         num_slices, num_rows, num_columns = shape
         reader = ByteReader(bitstream, "a bitstream of codec dcnn")
         exponents = np.frombuffer(reader.take(self._settings.latent_depth), np.uint8).astype(int) + _EXPONENTS[0]
@@ -265,12 +209,8 @@ class DcnnCodec:
             raise ArchiveError(f"a step of codec dcnn is 2^{exponents.max()}, expected less: the bitstream is damaged")
         grid = (num_slices, len(exponents), -(-num_rows // self.stride), -(-num_columns // self.stride))
         fixed = 2.0 ** (exponents + FRACTION_BITS)[:, None, None] * decode_latents(reader.rest(), grid)
-        network, decoded = IntegerNetwork(self._decoder, self._integers()), np.empty(shape, np.float32)
-        # One slice at a time: all of a chunk would need many times its memory.
-        for plane, latents in zip(decoded, torch.from_numpy(fixed[:, None]), strict=True):
-            values = network(latents)[0, 0, :num_rows, :num_columns].numpy() * 2.0**-FRACTION_BITS
-            plane[:] = values * (self._high - self._low) + self._low
-        return decoded
+        network = IntegerNetwork(self._decoder, self._integers())
+        return decode_slices(network, torch.from_numpy(fixed[:, None]), shape, self._high - self._low, self._low)
 
     @property
     def stride(self) -> int:
@@ -282,8 +222,8 @@ class DcnnCodec:
 
     def _prepared(self, plane: Volume) -> Tensor:
         """Normalise a slice and enlarge it to multiples of the stride by repeating its edge, shape (1, 1, y, x)."""
-        padded = np.pad(plane, [(0, -size % self.stride) for size in plane.shape], mode="edge")
-        return self._normalised(torch.from_numpy(padded)[None, None].to(next(self.network.parameters()).device))
+        padded = torch.from_numpy(enlarged(plane, self.stride))[None, None]
+        return self._normalised(padded.to(next(self.network.parameters()).device))
 
     def _choose_steps(self, latents: Tensor, chunk: Volume) -> Tensor:
         """Give the exponent of each channel's step, shape (channel,)."""
@@ -323,10 +263,6 @@ def _rounded(latents: Tensor, exponents: Tensor) -> Tensor:
 
 def _value_range(source: SliceSource) -> tuple[float, float]:
     """Give the smallest and the largest value of the slices looked at, apart by more than nothing."""
-    num_slices = source.shape[0]
-    picked = np.unique(np.linspace(0, num_slices - 1, min(num_slices, _NUM_SAMPLED_SLICES)).astype(int)).tolist()
-    ends = [(float(plane.min()), float(plane.max())) for plane in (source[index : index + 1] for index in picked)]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    if not all(map(math.isfinite, (low, high))):
-        raise ValueError("the volume must be finite to be encoded, got nan or inf in the slices that were looked at")
+    planes = sample_slices(source)
+    low, high = float(planes.min()), float(planes.max())
     return low, high if high > low else low + max(1.0, abs(low))

@@ -16,22 +16,19 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .codec import SliceSource
+from .slices import enlarged, mean_and_std, sample_slices
 
-__all__ = ["STEPS", "WEIGHTS", "Statistics", "activity", "by_level", "enlarged", "levels_of"]
+__all__ = ["STEPS", "WEIGHTS", "Statistics", "activity", "by_level", "levels_of"]
 
 STEPS = (2, 1)
 """What latents are rounded to multiples of, by level of importance."""
 WEIGHTS = (0.5, 2.0)
 """Weight of the squared error, by level of importance."""
 
-_NUM_SAMPLED_SLICES = 16
 _SHARE_BELOW = 2 / 3
-
-Volume = NDArray[np.float32]
 
 
 class Statistics(NamedTuple):
@@ -55,15 +52,8 @@ class Statistics(NamedTuple):
     @classmethod
     def of(cls, source: SliceSource, stride: int) -> Self:
         """Look at no more than 16 slices, evenly spaced; `ValueError` if they are not finite."""
-        num_slices = source.shape[0]
-        picked = np.unique(np.linspace(0, num_slices - 1, min(num_slices, _NUM_SAMPLED_SLICES)).astype(int)).tolist()
-        planes = np.concatenate([np.asarray(source[index : index + 1], np.float32) for index in picked])
-        mean, std = float(np.float32(planes.mean(dtype=np.float64))), float(np.float32(planes.std(dtype=np.float64)))
-        if not (np.isfinite(mean) and np.isfinite(std)):
-            raise ValueError(
-                "the volume must be finite to be encoded, got nan or inf in the slices that were looked at"
-            )
-        std = std or 1.0
+        planes = sample_slices(source)
+        mean, std = mean_and_std(planes, np.float32)
         normalised = (enlarged(planes, stride) - np.float32(mean)) / np.float32(std)
         found = activity(torch.from_numpy(normalised[:, None]), stride).numpy()
         return cls(mean, std, int(np.prod(source.shape)), float(np.quantile(found, _SHARE_BELOW)))
@@ -77,12 +67,6 @@ def by_level(values: tuple[float, ...], levels: Tensor) -> Tensor:
 def levels_of(crops: Tensor, stride: int, threshold: float) -> Tensor:
     """Give the level of each tile, int64, shape (crop, 1, y / stride, x / stride)."""
     return (activity(crops, stride) > threshold).long()
-
-
-def enlarged(planes: Volume, stride: int) -> Volume:
-    """Repeat the edges until the last two sides are multiples of `stride`."""
-    sides = [(0, -size % stride) for size in planes.shape[-2:]]
-    return np.pad(planes, [(0, 0)] * (planes.ndim - 2) + sides, mode="edge")
 
 
 def activity(crops: Tensor, stride: int) -> Tensor:

@@ -228,48 +228,17 @@ class InrCodec:
         return len(self.to_bytes()) / self._num_voxels
 
     def encode(self, chunk: NDArray[np.float32]) -> bytes:
-        """Train the networks of all patches of a chunk.
+        """Train the networks of all patches of a chunk of any size.
 
-        Parameters
-        ----------
-        chunk : float32, shape (slice, y, x)
-            Finite; any size.
-
-        Returns
-        -------
-        bytes
-            For each patch, in C order, its least and largest voxel, float32; unless they are equal, each of its
-            networks with its length before it.
-
-        Raises
-        ------
-        ValueError
-            If the codec came from `from_bytes`, or training diverged.
+        `ValueError` if the codec came from `from_bytes`, or training diverged. For each patch, in C order, its least
+        and largest voxel, float32; unless they are equal, each of its networks with its length before it.
         """
         if self._seed is None:
             raise ValueError("a codec from stored bytes only decodes: fit one to encode")
         return b"".join(self._encode_patch(chunk[where]) for where in _patches(chunk.shape, self._settings))
 
     def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Give what the networks of a bitstream stand for.
-
-        Parameters
-        ----------
-        bitstream : bytes
-            From `encode`.
-        shape : tuple of int
-            Slices, rows, columns of the chunk.
-
-        Returns
-        -------
-        float32, shape (slice, y, x)
-            In the volume's units; the same bits on every machine.
-
-        Raises
-        ------
-        ArchiveError
-            If the bitstream is damaged, as far as that shows.
-        """
+        """Give what the networks of a bitstream stand for; `ArchiveError` where damage shows."""
         reader = ByteReader(bitstream, "a bitstream of codec inr")
         decoded = np.empty(shape, np.float32)
         for where in _patches(shape, self._settings):

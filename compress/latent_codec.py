@@ -34,18 +34,19 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import CodecSettings, SliceSource
-from .fixed_point import FRACTION_BITS, to_fixed
-from .importance import STEPS, WEIGHTS, Statistics, by_level, enlarged, levels_of
+from .decoder_size import choose_width, num_parameters
+from .fixed_point import to_fixed
+from .importance import STEPS, WEIGHTS, Statistics, by_level, levels_of
 from .integer_network import IntegerNetwork, Residual
 from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
+from .latent_rate import bits_per_latent, rounded_with_gradients
 from .latents import LARGEST_LATENT, decode_latents, encode_latents
+from .slices import decode_slices, enlarged
 from .training import fit_codec
 
 __all__ = ["Architecture", "LatentCodec", "LatentCodecSettings", "residual_block"]
 
 _GAIN = 4.0
-_SMALLEST_SHARE = 1 / 400
-_WIDTHS = (64, 32, 16, 8)
 _MOST_WIDTH = 512
 _MOST_SCALE = 1e35
 _MOST_PARAMETERS_PER_BYTE = 64
@@ -170,7 +171,8 @@ class LatentCodec:
         statistics = Statistics.of(source, cls.architecture.stride)
         if start is not None:
             settings = settings.model_copy(update=start._shape_settings())
-        width = settings.width or cls._choose_width(statistics.num_voxels, settings.latent_channels)
+        build, channels = cls.architecture.decoder, settings.latent_channels
+        width = settings.width or choose_width(lambda width: build(width, channels), statistics.num_voxels)
         settings = settings.model_copy(update={"width": width})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -199,7 +201,7 @@ class LatentCodec:
         with torch.device("meta"):
             decoder = cls.architecture.decoder(width, latent_channels)
         # Before memory is taken: weights that are all alike take no bytes, but no training leaves them so.
-        if _num_parameters(decoder) > _MOST_PARAMETERS_PER_BYTE * len(state):
+        if num_parameters(decoder) > _MOST_PARAMETERS_PER_BYTE * len(state):
             raise ArchiveError(f"the decoder of codec {cls.name} is cut short or damaged: restore it from a copy")
         tensors = tensors_from_bytes(decoder, reader.rest())
         IntegerNetwork(decoder, tensors)
@@ -220,7 +222,7 @@ class LatentCodec:
     @property
     def num_parameters(self) -> int:
         """Numbers that the decoder needs."""
-        return _num_parameters(self._decoder)
+        return num_parameters(self._decoder)
 
     @property
     def bytes_per_voxel(self) -> float:
@@ -228,48 +230,23 @@ class LatentCodec:
         return len(self.to_bytes()) / self._statistics.num_voxels
 
     def loss(self, crops: Tensor) -> Tensor:
-        """Give the mean squared error plus the weighted bits per pixel, both of normalised values.
-
-        Parameters
-        ----------
-        crops : float32, shape (crop, 1, y, x)
-            In the volume's units; edges are multiples of 32.
-
-        Returns
-        -------
-        float32, shape ()
-            To be minimised.
-        """
+        """Give the mean squared error plus the weighted bits per pixel, both of normalised values."""
         crops = (crops - self._statistics.mean) / self._statistics.std
         levels = self._levels(crops)
         steps = by_level(STEPS, levels)
         latents = _GAIN * self.network["encoder"](crops) / steps
-        rounded = latents + (torch.round(latents) - latents).detach()
-        error = torch.square(self.network["decoder"](rounded * steps / _GAIN) - crops)
+        error = torch.square(self.network["decoder"](rounded_with_gradients(latents) * steps / _GAIN) - crops)
         if self._settings.importance:
             error = error * F.interpolate(by_level(WEIGHTS, levels), scale_factor=self.architecture.stride)
-        bits = _bits_per_latent(latents) * latents[0].numel() / crops[0].numel()
+        bits = bits_per_latent(latents) * latents[0].numel() / crops[0].numel()
         loss: Tensor = error.mean() + self._settings.rate_weight * bits
         return loss
 
     @torch.inference_mode()
     def encode(self, chunk: Volume) -> bytes:
-        """Give the latent bitstream of a chunk.
+        """Give the latent bitstream of a chunk of any size: length of the levels, levels of importance, latents.
 
-        Parameters
-        ----------
-        chunk : float32, shape (slice, y, x)
-            Finite; any size.
-
-        Returns
-        -------
-        bytes
-            Length of the levels, levels of importance, latents.
-
-        Raises
-        ------
-        ValueError
-            If this codec only decodes.
+        `ValueError` if this codec only decodes.
         """
         if not self._can_encode:
             raise ValueError(
@@ -281,36 +258,14 @@ class LatentCodec:
 
     @torch.inference_mode()
     def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> Volume:
-        """Give the approximation that a latent bitstream stands for.
-
-        Parameters
-        ----------
-        bitstream : bytes
-            From `encode`.
-        shape : tuple of int
-            Slices, rows, columns of the chunk.
-
-        Returns
-        -------
-        float32, shape (slice, y, x)
-            In the volume's units; the same on every machine.
-
-        Raises
-        ------
-        ArchiveError
-            If the bitstream is damaged, as far as that shows.
-        """
+        """Give the approximation that a latent bitstream stands for; `ArchiveError` where damage shows."""
         num_slices, num_rows, num_columns = shape
         stride = self.architecture.stride
         grid = (num_slices, -(-num_rows // stride), -(-num_columns // stride))
         integers = _read(bitstream, grid, self._settings.latent_channels)
-        network = IntegerNetwork(self._decoder, self._integers())
-        decoded = np.empty(shape, np.float32)
-        # One slice at a time: all of a chunk would need many times its memory.
-        for plane, latents in zip(decoded, torch.from_numpy(integers[:, None]), strict=True):
-            values = network(to_fixed(latents / _GAIN))[0, 0, :num_rows, :num_columns].numpy() * 2.0**-FRACTION_BITS
-            plane[:] = values * self._statistics.std + self._statistics.mean
-        return decoded
+        latents = (to_fixed(of_slice / _GAIN) for of_slice in torch.from_numpy(integers[:, None]))
+        network, normalisation = IntegerNetwork(self._decoder, self._integers()), self._statistics
+        return decode_slices(network, latents, shape, normalisation.std, normalisation.mean)
 
     @torch.inference_mode()
     def through_float32(self, chunk: Volume) -> tuple[Volume, int]:
@@ -338,16 +293,6 @@ class LatentCodec:
     def _most_latent_channels(cls) -> int:
         """No more latents than pixels."""
         return min(_MOST_WIDTH, cls.architecture.stride**2)
-
-    @classmethod
-    def _choose_width(cls, num_voxels: int, latent_channels: int) -> int:
-        """Take the widest decoder whose weights, of two bytes each, are a small share of the float32 volume."""
-        for width in _WIDTHS:
-            with torch.device("meta"):
-                decoder = cls.architecture.decoder(width, latent_channels)
-            if 2 * _num_parameters(decoder) <= _SMALLEST_SHARE * 4 * num_voxels:
-                return width
-        return _WIDTHS[-1]
 
     def _shape_settings(self) -> dict[str, int]:
         if not self._can_encode:
@@ -389,11 +334,3 @@ def _read(bitstream: bytes, grid: tuple[int, int, int], num_channels: int) -> ND
         raise ArchiveError(f"levels of importance must lie in [0, {len(STEPS)}): the bitstream is damaged")
     latents = decode_latents(reader.rest(), (num_slices, num_channels, num_rows, num_columns))
     return np.asarray(latents * np.array(STEPS, np.float64)[levels])
-
-
-def _num_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _bits_per_latent(latents: Tensor) -> Tensor:
-    return torch.log2(1 + 2 * np.e * latents.abs().mean((0, 2, 3))).mean()

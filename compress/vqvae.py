@@ -44,10 +44,12 @@ from quietbeam.reconstruction.errors import ArchiveError
 from .bitstream import ByteReader, varint
 from .codebook_indices import decode_indices, encode_indices
 from .codec import CodecSettings, SliceSource, register
+from .decoder_size import num_parameters
 from .entropy import IntegerDecoder, IntegerEncoder
 from .fixed_point import FRACTION_BITS, LARGEST_ACTIVATION, to_fixed
 from .integer_network import IntegerNetwork
 from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
+from .slices import decode_slices, enlarged, mean_and_std, sample_slices
 from .training import fit_codec
 from .vector_quantiser import VectorQuantiser, nearest
 
@@ -55,7 +57,6 @@ __all__ = ["VqvaeCodec", "VqvaeSettings", "vqvae_network"]
 
 _WIDTHS = {8: (32, 64), 4: (32, 64, 128), 2: (32, 64, 128, 256)}
 _NUM_ENTRIES = {8: 64, 4: 128, 2: 256}
-_NUM_SAMPLED_SLICES = 16
 
 Volume = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -133,23 +134,8 @@ class VqvaeCodec:
 
     @classmethod
     def for_volume(cls, source: SliceSource, settings: VqvaeSettings, seed: int) -> Self:
-        """Build an untrained codec; the normalisation comes from at most 16 slices, evenly spaced.
-
-        Parameters
-        ----------
-        source : SliceSource
-            The volume; `ValueError` if the slices looked at are not finite.
-        settings : VqvaeSettings
-            Depth of the latents.
-        seed : int
-            Start of the weights.
-
-        Returns
-        -------
-        VqvaeCodec
-            Equal for equal arguments.
-        """
-        mean, std = _mean_and_std(source)
+        """Build an untrained codec; the normalisation comes from at most 16 slices, evenly spaced."""
+        mean, std = mean_and_std(sample_slices(source))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = vqvae_network(settings.latent_depth)
@@ -188,8 +174,7 @@ class VqvaeCodec:
     @property
     def num_parameters(self) -> int:
         """Numbers that the decoder needs, the codebook among them."""
-        parts = (self.network["decoder"], self.network["quantiser"])
-        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+        return num_parameters(self.network["decoder"]) + num_parameters(self.network["quantiser"])
 
     @property
     def bytes_per_voxel(self) -> float:
@@ -202,18 +187,7 @@ class VqvaeCodec:
         return int(2 ** len(_WIDTHS[self._settings.latent_depth]))
 
     def loss(self, crops: Tensor) -> Tensor:
-        """Give the mean squared error of normalised values plus the losses of codebook and commitment.
-
-        Parameters
-        ----------
-        crops : float32, shape (crop, 1, y, x)
-            In the volume's units; edges are multiples of 16.
-
-        Returns
-        -------
-        float32, shape ()
-            To be minimised.
-        """
+        """Give the mean squared error of normalised values plus the losses of codebook and commitment."""
         crops = (crops - self._mean) / self._std
         latents, loss = self.network["quantiser"](self.network["encoder"](crops))
         error: Tensor = F.mse_loss(self.network["decoder"](latents), crops) + loss
@@ -221,66 +195,27 @@ class VqvaeCodec:
 
     @torch.inference_mode()
     def encode(self, chunk: Volume) -> bytes:
-        """Give the bitstream of a chunk's indices.
-
-        Parameters
-        ----------
-        chunk : float32, shape (slice, y, x)
-            Finite; any size.
-
-        Returns
-        -------
-        bytes
-            To be decoded with this codec's codebook and decoder.
-
-        Raises
-        ------
-        ValueError
-            If this codec only decodes.
-        """
+        """Give the bitstream of the indices of a chunk of any size; `ValueError` if this codec only decodes."""
         if self._tensors is not None:
             raise ValueError("this codec was read from an archive and only decodes; VqvaeCodec.fit gives one to encode")
         return encode_indices(np.stack([self._indices(plane) for plane in chunk]), self._entries())
 
     @torch.inference_mode()
     def decode(self, bitstream: bytes, shape: tuple[int, ...]) -> Volume:
-        """Give the approximation that a bitstream of indices stands for.
-
-        Parameters
-        ----------
-        bitstream : bytes
-            From `encode`.
-        shape : tuple of int
-            Slices, rows, columns of the chunk.
-
-        Returns
-        -------
-        float32, shape (slice, y, x)
-            In the volume's units; the same on every machine.
-
-        Raises
-        ------
-        ArchiveError
-            If the bitstream is damaged, as far as that shows.
-        """
-        num_slices, num_rows, num_columns = shape
-        grid = (num_slices, -(-num_rows // self.stride), -(-num_columns // self.stride))
+        """Give the approximation that a bitstream of indices stands for; `ArchiveError` where damage shows."""
+        grid = (shape[0], *(-(-side // self.stride) for side in shape[1:]))
         entries = self._entries()
         indices = decode_indices(bitstream, grid, entries)
-        network, decoded = IntegerNetwork(self.network["decoder"], self._integers()), np.empty(shape, np.float32)
-        # One slice at a time: all of a chunk would need many times its memory.
-        for plane, of_plane in zip(decoded, indices, strict=True):
-            latents = torch.from_numpy(entries[of_plane]).double().movedim(-1, 0)[None]
-            values = network(latents)[0, 0, :num_rows, :num_columns].numpy() * 2.0**-FRACTION_BITS
-            plane[:] = values * self._std + self._mean
-        return decoded
+        latents = (torch.from_numpy(entries[of_slice]).double().movedim(-1, 0)[None] for of_slice in indices)
+        network = IntegerNetwork(self.network["decoder"], self._integers())
+        return decode_slices(network, latents, shape, self._std, self._mean)
 
     def _indices(self, plane: Volume) -> Integers:
         """Find the entries of one slice, enlarged to multiples of the stride by repeating its edge."""
-        padded = np.pad(plane, [(0, -size % self.stride) for size in plane.shape], mode="edge")
+        normalised = (enlarged(plane, self.stride) - self._mean) / self._std
         codebook = torch.from_numpy(self._entries()).float() * 2.0**-FRACTION_BITS
         codebook = codebook.to(next(self.network.parameters()).device)
-        latents = self.network["encoder"](torch.from_numpy((padded - self._mean) / self._std)[None, None].to(codebook))
+        latents = self.network["encoder"](torch.from_numpy(normalised)[None, None].to(codebook))
         vectors = latents[0].movedim(0, -1)
         indices = nearest(vectors.reshape(-1, vectors.shape[-1]), codebook).reshape(vectors.shape[:2])
         return np.asarray(indices.to(torch.int32).cpu().numpy())
@@ -295,13 +230,3 @@ class VqvaeCodec:
         if self._tensors is not None:
             return self._tensors
         return integer_tensors(self.network["decoder"], weight_bits=self._settings.weight_bits)
-
-
-def _mean_and_std(source: SliceSource) -> tuple[float, float]:
-    num_slices = source.shape[0]
-    picked = np.unique(np.linspace(0, num_slices - 1, min(num_slices, _NUM_SAMPLED_SLICES)).astype(int)).tolist()
-    planes = np.concatenate([np.asarray(source[index : index + 1], np.float32) for index in picked])
-    mean, std = float(planes.mean(dtype=np.float64)), float(planes.std(dtype=np.float64))
-    if not (math.isfinite(mean) and math.isfinite(std)):
-        raise ValueError("the volume must be finite to be encoded, got nan or inf in the slices that were looked at")
-    return mean, std or 1.0

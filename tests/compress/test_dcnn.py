@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from quietbeam.compress.codec import codec
 from quietbeam.compress.dcnn import DcnnCodec, DcnnSettings, dcnn_decoder, dcnn_encoder
 from quietbeam.compress.latents import decode_latents
-from quietbeam.compress.training import CodecTrainer
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .volumes import foam
@@ -98,54 +97,6 @@ def test_rounding_costs_no_more_than_it_may(trained: DcnnCodec, volume: np.ndarr
         errors.append(float(np.mean((built.decode(bitstream, SHAPE)[1] - volume[1]) ** 2)))
     assert sizes[0] > sizes[1] >= sizes[2]
     assert errors[1] < 1.06 * errors[0]
-
-
-def test_a_stored_codec_decodes_to_the_same_bits(trained: DcnnCodec, volume: np.ndarray) -> None:
-    bitstream, stored = trained.encode(volume), DcnnCodec.from_bytes(trained.to_bytes())
-    np.testing.assert_array_equal(stored.decode(bitstream, SHAPE), trained.decode(bitstream, SHAPE))
-    assert stored.to_bytes() == trained.to_bytes()
-    assert stored.num_parameters == trained.num_parameters == 6681
-    assert trained.bytes_per_voxel == len(trained.to_bytes()) / volume.size
-    with pytest.raises(ValueError, match="only decodes"):
-        stored.encode(volume)
-
-
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_threads_change_no_bit(trained: DcnnCodec, volume: np.ndarray, num_threads: int) -> None:
-    before, bitstream = torch.get_num_threads(), trained.encode(volume)
-    expected = trained.decode(bitstream, SHAPE)
-    try:
-        torch.set_num_threads(num_threads)
-        np.testing.assert_array_equal(trained.decode(bitstream, SHAPE), expected)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_equal_seeds_give_equal_weights_and_leave_torch_alone(volume: np.ndarray) -> None:
-    before = torch.random.get_rng_state()
-    states = [DcnnCodec.for_volume(volume, TINY, seed).to_bytes() for seed in (3, 3, 4)]
-    assert states[0] == states[1] != states[2]
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_resumed_training_is_the_same_to_the_bit(volume: np.ndarray) -> None:
-    trainers = [CodecTrainer(DcnnCodec.for_volume(volume, TINY, seed=0), volume, TINY, seed=0) for _ in range(2)]
-    trainers[0].train_epoch(0)
-    trainers[1].restore({name: value.clone() for name, value in trainers[0].state().items()})
-    assert trainers[0].train_epoch(1) == trainers[1].train_epoch(1)
-
-
-def test_volume_with_nan_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be finite"):
-        DcnnCodec.for_volume(np.full((2, 8, 8), np.nan, np.float32), TINY, seed=0)
-
-
-def test_a_damaged_state_raises(trained: DcnnCodec) -> None:
-    state = trained.to_bytes()
-    not_finite = state[:1] + np.array([np.nan, 1.0]).tobytes() + state[17:]
-    for damaged in (b"", state[:-1], state[:30], b"\x07" + state[1:], b"\x04" + state[1:], not_finite):
-        with pytest.raises(ArchiveError):
-            DcnnCodec.from_bytes(damaged)
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from quietbeam.compress.codec import codec
-from quietbeam.compress.training import CodecTrainer
 from quietbeam.compress.vqvae import VqvaeCodec, VqvaeSettings, vqvae_network
-from quietbeam.reconstruction.errors import ArchiveError
 
 from .volumes import foam
 
@@ -80,51 +78,3 @@ def test_whole_numbers_are_close_to_floats(trained: VqvaeCodec, volume: np.ndarr
         expected = trained.network["decoder"](latents)[:, 0].numpy()
     decoded = (trained.decode(trained.encode(volume), SHAPE) - mean) / std
     assert np.quantile(np.abs(decoded - expected), 0.99) < TOLERANCE
-
-
-def test_a_stored_codec_decodes_to_the_same_bits(trained: VqvaeCodec, volume: np.ndarray) -> None:
-    bitstream, stored = trained.encode(volume), VqvaeCodec.from_bytes(trained.to_bytes())
-    np.testing.assert_array_equal(stored.decode(bitstream, SHAPE), trained.decode(bitstream, SHAPE))
-    assert stored.to_bytes() == trained.to_bytes()
-    assert stored.num_parameters == trained.num_parameters == 23_937
-    assert trained.bytes_per_voxel == len(trained.to_bytes()) / volume.size
-    with pytest.raises(ValueError, match="only decodes"):
-        stored.encode(volume)
-
-
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_threads_change_no_bit(trained: VqvaeCodec, volume: np.ndarray, num_threads: int) -> None:
-    before, bitstream = torch.get_num_threads(), trained.encode(volume)
-    expected = trained.decode(bitstream, SHAPE)
-    try:
-        torch.set_num_threads(num_threads)
-        np.testing.assert_array_equal(trained.decode(bitstream, SHAPE), expected)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_equal_seeds_give_equal_weights_and_leave_torch_alone(volume: np.ndarray) -> None:
-    before = torch.random.get_rng_state()
-    states = [VqvaeCodec.for_volume(volume, TINY, seed).to_bytes() for seed in (3, 3, 4)]
-    assert states[0] == states[1] != states[2]
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_resumed_training_is_the_same_to_the_bit(volume: np.ndarray) -> None:
-    trainers = [CodecTrainer(VqvaeCodec.for_volume(volume, TINY, seed=0), volume, TINY, seed=0) for _ in range(2)]
-    trainers[0].train_epoch(0)
-    trainers[1].restore({name: value.clone() for name, value in trainers[0].state().items()})
-    assert trainers[0].train_epoch(1) == trainers[1].train_epoch(1)
-
-
-def test_volume_with_nan_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be finite"):
-        VqvaeCodec.for_volume(np.full((2, 8, 8), np.nan, np.float32), TINY, seed=0)
-
-
-def test_a_damaged_state_raises(trained: VqvaeCodec) -> None:
-    state = trained.to_bytes()
-    not_finite = state[:1] + np.array([np.nan, 1.0]).tobytes() + state[17:]
-    for damaged in (b"", state[:-1], state[:30], b"\x07" + state[1:], b"\x04" + state[1:], not_finite):
-        with pytest.raises(ArchiveError):
-            VqvaeCodec.from_bytes(damaged)
