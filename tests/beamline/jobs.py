@@ -7,8 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
+from quietbeam.beamline.console import main
 from quietbeam.beamline.settings import ReductionSettings, read_settings
 from quietbeam.beamline.simulate import SimulateSettings, simulate_scan
 
@@ -56,6 +60,22 @@ def run(arguments: list[str], **options: object) -> subprocess.CompletedProcess[
     """Run a command on one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def answer(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the `quietbeam` command in this process: the same messages and exit code, without the seconds of a start."""
+    said, complained, code = StringIO(), StringIO(), 0
+    with (
+        patch.object(sys, "argv", ["quietbeam", *map(str, arguments)]),
+        patch.dict(os.environ, COLUMNS="200"),
+        redirect_stdout(said),
+        redirect_stderr(complained),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
 
 
 def results(output: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from quietbeam.beamline.scan import open_scan
 from quietbeam.beamline.settings import SettingsError
 from quietbeam.reconstruction.errors import ScanError
 
-from .jobs import command, run, small_scan, small_settings
+from .jobs import answer, command, run, small_scan, small_settings
 
 AXIS = 23.5 + 3.3
 """Column of the small scan's axis: the middle, and the simulation's offset."""
@@ -146,7 +146,7 @@ def test_the_command_writes_the_sheet_and_says_what_to_set(scan, tmp_path):
     assert float(column) == pytest.approx(AXIS, abs=AXIS_TOLERANCE)
     assert "pictures: scan_axis.png" in done.stdout
     options = ("--row", "2", "--columns", "24:30:1", "--region", "0:30,10:40", "-o", tmp_path / "sheet.png")
-    done = run(command("axis", scan, *options))
+    done = answer("axis", scan, *options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sheet.png").exists()
 
@@ -164,7 +164,7 @@ def test_the_command_writes_the_sheet_and_says_what_to_set(scan, tmp_path):
     ],
 )
 def test_the_command_refuses_what_does_not_fit(scan, tmp_path, options, code, message):
-    done = run(command("axis", scan, "-o", tmp_path / "sheet.png", *options))
+    done = answer("axis", scan, "-o", tmp_path / "sheet.png", *options)
     assert done.returncode == code
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr

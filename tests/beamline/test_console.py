@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from .jobs import command, reduce_command, run, small_scan
+from .jobs import answer, command, reduce_command, run, small_scan
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +16,23 @@ def scan(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def output(scan, tmp_path_factory):
-    output = tmp_path_factory.mktemp("out") / "result"
-    done = run(reduce_command(scan, output))
+def reduced(scan, tmp_path_factory):
+    """The folder that a reduction was started in without naming an output, and the finished process."""
+    folder = tmp_path_factory.mktemp("here")
+    arguments = reduce_command(scan, "OUT")
+    at = arguments.index("-o")
+    done = run(arguments[:at] + arguments[at + 2 :], cwd=folder)
     assert done.returncode == 0, done.stderr
-    return output
+    return folder, done
+
+
+@pytest.fixture(scope="module")
+def output(reduced):
+    return reduced[0] / "scan_reduced"
 
 
 def fails(arguments, code, *messages):
-    done = run(command(*arguments))
+    done = answer(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     for message in messages:
@@ -54,34 +62,34 @@ def test_errors_have_their_exit_codes(scan, output, tmp_path):
 
 
 def test_verify_passes_and_names_what_is_damaged(output, tmp_path):
-    done = run(command("verify", output))
+    done = answer("verify", output)
     assert done.returncode == 0
     assert "verified" in done.stdout
-    assert run(command("verify", output / "denoised.h5")).returncode == 0
+    assert answer("verify", output / "denoised.h5").returncode == 0
     for name in ("denoised.h5", "report.html", "network.safetensors"):
         path = output / name
         content = path.read_bytes()
         path.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
-        done = run(command("verify", output))
+        done = answer("verify", output)
         path.write_bytes(content)
         assert done.returncode == 7
         assert f"DAMAGED  {name}" in done.stdout
     (output / "report.html").rename(tmp_path / "report.html")
-    done = run(command("verify", output))
+    done = answer("verify", output)
     (tmp_path / "report.html").rename(output / "report.html")
     assert done.returncode == 7
     assert "report.html: missing" in done.stdout
 
 
 def test_verify_says_what_is_no_archive(scan):
-    done = run(command("verify", scan))
+    done = answer("verify", scan)
     assert done.returncode == 7
     assert "is no quietbeam archive" in done.stdout
 
 
 def test_extract_gives_the_slices(output, tmp_path):
     for file_format, name in (("npy", "a.npy"), ("h5", "a.h5"), ("tiff", "a")):
-        done = run(command("extract", output, "-o", tmp_path / name, "--slices", "3:9", "-f", file_format))
+        done = answer("extract", output, "-o", tmp_path / name, "--slices", "3:9", "-f", file_format)
         assert done.returncode == 0, done.stderr
     volume = np.load(tmp_path / "a.npy")
     assert volume.shape == (6, 48, 48)
@@ -94,9 +102,9 @@ def test_extract_gives_the_slices(output, tmp_path):
 
 
 def test_inspect_tells_scans_and_archives_apart(scan, output):
-    assert "DXchange" in run(command("inspect", scan)).stdout
+    assert "DXchange" in answer("inspect", scan).stdout
     for path in (output, output / "denoised.h5"):
-        text = run(command("inspect", path)).stdout
+        text = answer("inspect", path).stdout
         assert "bits per voxel" in text
         assert "16 x 48 x 48" in text
 
@@ -109,13 +117,12 @@ def test_dry_run_says_what_it_takes_and_writes_nothing(scan, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_log_has_lines_and_no_control_characters(scan, tmp_path):
-    done = run(reduce_command(scan, tmp_path / "out"))
-    assert done.returncode == 0
+def test_a_log_has_lines_and_no_control_characters(reduced):
+    _, done = reduced
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
     assert "rotation axis: " in done.stdout
-    assert str(tmp_path / "out/report.html") in done.stdout
+    assert "scan_reduced/report.html" in done.stdout
 
 
 def test_version():
@@ -123,16 +130,14 @@ def test_version():
 
 
 def test_settings_are_printed_as_json():
-    assert json.loads(run(command("settings", "--set", "network.depth=7")).stdout)["network"]["depth"] == 7
-    assert "properties" in json.loads(run(command("settings", "--schema")).stdout)
+    assert json.loads(answer("settings", "--set", "network.depth=7").stdout)["network"]["depth"] == 7
+    assert "properties" in json.loads(answer("settings", "--schema").stdout)
 
 
-def test_default_output_lies_here_and_is_named_after_the_scan(scan, tmp_path):
-    arguments = reduce_command(scan, "OUT")
-    at = arguments.index("-o")
-    done = run(arguments[:at] + arguments[at + 2 :], cwd=tmp_path)
-    assert done.returncode == 0
-    assert (tmp_path / "scan_reduced/manifest.json").exists()
+def test_default_output_lies_here_and_is_named_after_the_scan(reduced):
+    folder, _ = reduced
+    assert [path.name for path in folder.iterdir()] == ["scan_reduced"]
+    assert (folder / "scan_reduced/manifest.json").exists()
 
 
 def test_a_job_under_way_locks_its_output(scan, tmp_path):

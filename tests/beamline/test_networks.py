@@ -11,7 +11,7 @@ from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
 from quietbeam.noise2inverse.msd import MSD, NetworkSettings
 from quietbeam.reconstruction.errors import NetworkFileError, ReductionError
 
-from .jobs import command, run
+from .jobs import answer, command, run
 
 
 def network(**settings):
@@ -158,11 +158,11 @@ def test_a_missing_folder_is_named(source, tmp_path):
 
 
 def test_the_command(source, tmp_path):
-    done = run(command("convert-network", source, tmp_path / "a.h5", "--padding", "reflect"))
+    done = answer("convert-network", source, tmp_path / "a.h5", "--padding", "reflect")
     assert done.returncode == 0, done.stderr
     assert "2 to 1 channels, depth 4, width 1, dilations 1,4, reflect borders" in done.stdout
     assert "assumed" not in done.stdout
-    assert run(command("convert-network", source, tmp_path / "b.torch")).returncode == 0
+    assert answer("convert-network", source, tmp_path / "b.torch").returncode == 0
     done = run(command("convert-network", tmp_path / "b.torch", tmp_path / "b.safetensors"))
     assert "dilations 1,2,3,4,5,6,7,8,9,10 (assumed: msd_pytorch files" in done.stdout
     assert done.stdout.count("\n") == 1
@@ -172,7 +172,7 @@ def test_the_command(source, tmp_path):
         (("a.h5", "a.h5"), 2, "--overwrite"),
         (("empty.h5", "b.h5"), 3, "empty.h5: expected a network"),
     ):
-        done = run(command("convert-network", *(tmp_path / a if "." in a else a for a in arguments)))
+        done = answer("convert-network", *(tmp_path / a if "." in a else a for a in arguments))
         assert done.returncode == code, done.stdout + done.stderr
         assert message in done.stderr.replace("\n", " ")
         assert "Traceback" not in done.stderr
