@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEMO := build/demo
+# Processes that share the tests; neighbouring tests, which share what they set up, stay together.
+WORKERS ?= 2
 
 .PHONY: demo test lint check docs clean
 
@@ -28,7 +30,7 @@ demo: $(INSTALLED)
 	@echo "The report lies at $(CURDIR)/$(DEMO)/result/report.html"
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED) build/typing
 	$(BIN)/ruff check .

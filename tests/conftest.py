@@ -1,0 +1,9 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:
+    # Two processes that store the first signatures of a function at the same time may mix them up in numba's cache.
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parents[1] / "build" / "numba" / WORKER)
