@@ -4,8 +4,13 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from .end_station import EndStation
+    from .tiled_server import TiledServer
 
 BINARIES = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = (
@@ -67,3 +72,22 @@ def count_pictures(open_page: OpenPage, tmp_path: Path) -> Callable[[Path], tupl
         return int(found["data-pictures"].strip('"')), int(found["data-broken"].strip('"'))
 
     return count
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Iterator[EndStation]:
+    """Give a simulated end station whose detector writes into ``tmp_path / "raw"``."""
+    from .end_station import end_station
+
+    with end_station(tmp_path / "raw") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TiledServer]:
+    """Give a Tiled server that reads all files of the tests, archives among them; it starts in some seconds."""
+    from .tiled_server import ARCHIVES, tiled_server
+
+    base = tmp_path_factory.getbasetemp()
+    with tiled_server(base / "tiled", [base], ARCHIVES) as server:
+        yield server
