@@ -173,3 +173,20 @@ def test_compress_with_the_learned_codecs(tmp_path):
     assert {"ae", "cnn", "dcae", "crae2", "dcnn, latents of depth 2", "vqvae, latents of depth 8"} < set(rates)
     assert min(rates.values()) > 0
     assert any(name.startswith("trade-off point: inr") for name in by_method(values, "rate", "INR"))
+
+
+def test_hook_overhead(tmp_path):
+    values = run("hook_overhead", tmp_path)
+    typical = by_method(values, "p50", "beside a Tiled server")
+    assert typical["quietbeam"] < 1  # millisecond; the figures of a full run are in the documentation
+    longest = by_method(values, "longest", "beside a Tiled server")
+    assert longest["quietbeam"] < longest["TiledWriter in the callback"]
+
+
+def test_queue_kills(tmp_path):
+    values = run("queue_kills", tmp_path)
+    missing, at_once = by_method(values, "not done"), by_method(values, "at once")
+    assert (missing["quietbeam"], at_once["quietbeam"]) == (0, 0)
+    assert missing["folders"] > 0  # what was under way at a kill stays so
+    assert min(by_method(values, "kills").values()) > 0
+    assert by_method(values, "verified") == by_method(values, "submitted", "reductions")

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from quietbeam.beamline.hook import PostScan
+from quietbeam.beamline.jobs.queue import JobQueue
+
+from .hook_documents import documents, keys, tell
+
+
+@pytest.fixture
+def queue(tmp_path):
+    with JobQueue(tmp_path / "jobs.db") as made:
+        yield made
+
+
+@pytest.fixture
+def hook(tmp_path):
+    made = PostScan(tmp_path / "jobs.db")
+    yield made
+    made.close()
+
+
+TOMO = {"tomo": {}}
+OFF, ON = {"tomo_denoise": {"enabled": False}}, {"tomo_denoise": {"enabled": True}}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "streams", "is_job"),
+    [
+        ({}, ("dark", "flat", "primary"), True),  # tomography by its streams
+        ({}, ("white", "tomo"), True),
+        ({}, ("primary",), False),  # a camera picture
+        ({}, ("dark", "flat"), False),
+        (TOMO, ("primary",), True),
+        (TOMO, ("dark", "flat"), False),  # for others
+        (ON, ("primary",), True),
+        (ON, ("dark", "flat"), False),
+        (TOMO | OFF, ("dark", "flat", "primary"), False),
+        ({"tomo_denoise": False}, ("dark", "flat", "primary"), False),
+        ({"tomo_denoise": "yes"}, ("flat", "primary"), True),  # nonsense says nothing
+        ({"tomo_scanning_mode": "tomo_flyscan", "current_dark_flat_scan_uid": "u"}, ("tomo",), True),
+        ({"tomo_scanning_mode": "edxd", "current_dark_flat_scan_uid": "u"}, ("primary",), False),
+        ({"tomo": {"streams": {"projections": "look", "flat": "bright"}}}, ("bright", "look"), True),
+        ({"tomo": {"streams": {"projections": "look"}}}, ("primary",), False),
+    ],
+)
+def test_which_runs_become_jobs(hook, queue, metadata, streams, is_job):
+    uid = tell(hook, documents(streams, **metadata))
+    assert keys(queue) == [f"{uid}:default"] * is_job
+    assert queue.run(uid)["stop"] is not None  # remembered anyhow
+    assert hook.errors == 0
+
+
+def test_the_predicate_is_asked_only_of_runs_that_say_nothing(tmp_path, queue):
+    asked = []
+
+    def wants(start, reference):
+        asked.append((start["uid"], [stream["name"] for stream in reference["streams"]]))
+        return start["plan_name"] == "mine"
+
+    hook = PostScan(tmp_path / "jobs.db", wants=wants)
+    mine = tell(hook, documents(("primary",), plan_name="mine"))
+    other = tell(hook, documents(plan_name="other"))
+    told = tell(hook, documents(plan_name="other", tomo={}))
+    assert keys(queue) == [f"{mine}:default", f"{told}:default"]
+    assert asked == [(mine, ["primary"]), (other, ["dark", "flat", "primary"])]
+    hook.close()
+
+
+def test_metadata_win_over_the_hook_and_nonsense_does_not(tmp_path, queue, caplog):
+    hook = PostScan(tmp_path / "jobs.db", profile="gentle", priority=2)
+    asked = {"profile": "fast", "priority": 7, "params": {"training": {"epochs": 3}, "codec": {"options": {"x": 1}}}}
+    tell(hook, documents(tomo={}, tomo_denoise=asked))
+    tell(hook, documents(tomo={}, tomo_denoise={"profile": 3, "priority": True, "params": [1]}))
+    fast, plain = reversed(queue.jobs())
+    assert (fast.profile, fast.priority) == ("fast", 7)
+    assert fast.submission.settings == {"training.epochs": 3, "codec.options.x": 1}
+    assert (plain.profile, plain.priority, plain.submission.settings) == ("gentle", 2, {})
+    assert sum("expected" in record.message for record in caplog.records) == 3
+    hook.close()
+
+
+def test_fewer_projections_than_planned_are_told_and_queued(hook, queue, caplog):
+    uid = tell(hook, documents(tomo={"num_projections": 5}, frames=3))
+    (job,) = queue.jobs()
+    assert job.name == f"run {uid[:8]}, 3 of 5 projections"
+    assert "3 of 5 projections" in caplog.text

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+
+import pytest
+from bluesky import RunEngine
+from bluesky.plans import count
+
+from quietbeam.beamline.hook import PostScan
+from quietbeam.beamline.jobs.queue import JobQueue
+
+from .end_station import close_run_engine
+from .hook_documents import documents, keys, scan, tell
+
+
+@pytest.fixture
+def queue(tmp_path):
+    with JobQueue(tmp_path / "jobs.db") as made:
+        yield made
+
+
+@pytest.fixture
+def hook(tmp_path):
+    made = PostScan(tmp_path / "jobs.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def RE():  # noqa: N802
+    made = RunEngine(context_managers=[])
+    yield made
+    close_run_engine(made)
+
+
+class Hostile(dict):
+    """A start document that breaks whoever looks into it."""
+
+    def __getitem__(self, key):
+        raise RuntimeError("hostile")
+
+    get = items = keys = __iter__ = __getitem__
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise self
+
+
+class Unspeakable(dict):
+    def __getitem__(self, key):
+        raise UnspeakableError
+
+
+GARBAGE = [
+    ("start", Unspeakable()),
+    ("start", {}),
+    ("start", None),
+    ("start", Hostile(uid="u")),
+    ("descriptor", {"uid": "d", "run_start": "nobody", "data_keys": 3}),
+    ("event", {"descriptor": "unknown", "seq_num": "x"}),
+    ("stream_datum", {}),
+    ("stop", {}),
+    ("stop", {"run_start": "nobody"}),
+    ("nonsense", {"uid": 1}),
+    (None, None),
+    ("event_page", {"descriptor": []}),
+]
+
+
+def test_garbage_is_counted_not_raised_and_the_next_run_is_queued(hook, queue, caplog):
+    broken = dict(next(iter(documents(tomo={})))[1])
+    for name, doc in [*GARBAGE, ("start", broken), ("descriptor", {"uid": "d", "run_start": broken["uid"]})]:
+        hook(name, doc)
+    assert hook.errors >= 5
+    assert "could not be used" in hook.last_error
+    uid = tell(hook, documents(tomo={}))
+    assert keys(queue) == [f"{uid}:default"]
+    assert "Traceback" not in caplog.text
+
+
+def test_an_error_is_logged_once_for_each_run(hook, caplog):
+    for documents_ in (documents(tomo={}), documents(tomo={})):
+        name, doc = next(iter(documents_))
+        hook(name, doc)
+        for _ in range(10):
+            hook("descriptor", {"uid": "d", "run_start": doc["uid"]})
+    assert hook.errors == 20
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 2
+
+
+def test_hostile_metadata_and_a_raising_predicate_do_not_touch_the_scan(RE, tmp_path, queue):
+    from ophyd.sim import det
+
+    def wants(start, reference):
+        raise ZeroDivisionError("in the predicate")
+
+    hook = PostScan(tmp_path / "jobs.db", wants=wants)
+    RE.subscribe(hook)
+    (uid,) = RE(count([det], 2, md={"tomo_denoise": {"enabled": "maybe"}, "thing": threading.Lock}))
+    assert hook.flush()
+    assert "ZeroDivisionError" in hook.last_error
+    assert queue.jobs() == []
+    assert queue.run(uid)["stop"]["exit_status"] == "success"
+    hook.close()
+
+
+def locked(path):
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    return other.close
+
+
+def damaged(path):
+    for file in path.parent.glob("jobs.db*"):
+        file.unlink()
+    path.write_bytes(b"no database at all" * 1000)
+    return lambda: path.unlink()
+
+
+def refusing(path):
+    """SQLite gives an error for each row, as on a full disk."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+
+    def accept():
+        other.execute("DROP TRIGGER full")
+        other.close()
+
+    return accept
+
+
+@pytest.mark.parametrize("trouble", [locked, damaged, refusing])
+def test_what_the_database_cannot_take_goes_to_the_spool_and_the_scan_succeeds(station, tmp_path, trouble):
+    path = tmp_path / "jobs.db"
+    JobQueue(path).close()
+    mend = trouble(path)
+    hook = PostScan(path)
+    statuses = []
+    station.RE.subscribe(lambda name, doc: statuses.append(doc["exit_status"]), "stop")
+    station.RE.subscribe(hook)
+    (uid,) = station.RE(scan(station))
+    assert statuses == ["success"]
+    assert hook.flush(20)
+    assert hook.errors > 0
+    mend()
+    with JobQueue(path) as queue:
+        assert len(queue.spool) > 0
+        queue.ingest()
+        assert keys(queue) == [f"{uid}:default"]
+        assert queue.run(uid)["stop"] is not None
+    hook.close()
+
+
+def test_what_nothing_can_take_is_kept_and_brought_later(tmp_path, monkeypatch):
+    nowhere = tmp_path / "file"
+    nowhere.write_text("not a folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(nowhere))
+    monkeypatch.setattr("tempfile.tempdir", str(nowhere))
+    hook = PostScan(nowhere / "queue" / "jobs.db")
+    first = tell(hook, documents(tomo={}), flush=False)
+    assert not hook.flush()
+    assert hook.errors >= 1
+    assert "kept and tried again" in hook.last_error
+    nowhere.unlink()
+    (nowhere / "queue").mkdir(parents=True)
+    second = tell(hook, documents(tomo={}))
+    with JobQueue(nowhere / "queue" / "jobs.db") as queue:
+        assert keys(queue) == [f"{first}:default", f"{second}:default"]
+    hook.close()
