@@ -12,6 +12,8 @@ import typer
 
 from quietbeam.reconstruction.errors import QuietbeamError
 
+from .queue_console import queue_app
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -28,8 +30,9 @@ FAILED, USAGE, NO_SPACE, VERIFY_FAILED, INTERRUPTED = 1, 2, 5, 7, 130
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
+app.add_typer(queue_app)
 
-ScanPath = Annotated[Path, typer.Argument(metavar="SCAN", help="DXchange or NXtomo file, or folder of TIFF files.")]
+ScanPath = Annotated[Path, typer.Argument(metavar="SCAN", help="DXchange or NXtomo file, folder of TIFF files, or bluesky run (.json, .jsonl).")]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.NAME=VALUE", help="One setting; may be repeated.")
@@ -138,8 +141,7 @@ def verify(result: Result) -> None:
     for line in check.damaged:
         typer.echo(f"DAMAGED  {line}")
     typer.echo(f"{result}: {'damaged' if check.damaged else 'verified'}")
-    if check.damaged:
-        raise typer.Exit(VERIFY_FAILED)
+    raise typer.Exit(VERIFY_FAILED if check.damaged else 0)
 
 
 @app.command()
@@ -166,8 +168,7 @@ def inspect(path: Annotated[Path, typer.Argument(metavar="PATH", help="Scan, out
     """Say what a scan or an archive holds."""
     from .inspect import describe_path
 
-    for line in describe_path(path):
-        typer.echo(line)
+    typer.echo("\n".join(describe_path(path)))
 
 
 @app.command()
@@ -397,8 +398,7 @@ def _reduce(scan: Path, output: Path, settings: ReductionSettings, overwrite: bo
 def _dry_run(path: Path, settings: ReductionSettings) -> None:
     from .inspect import describe_plan
 
-    for line in describe_plan(path, settings):
-        typer.echo(line)
+    typer.echo("\n".join(describe_plan(path, settings)))
 
 
 def _archive(result: Path) -> Path:

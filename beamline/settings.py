@@ -28,7 +28,7 @@ from quietbeam.reconstruction.stripes import StripeSettings
 from .network_registry import WarmStartSettings
 from .recording import ScanSettings
 
-__all__ = ["ComputeSettings", "ReductionSettings", "SettingsError", "read_settings"]
+__all__ = ["ComputeSettings", "ReductionSettings", "SettingsError", "parse_overrides", "read_settings"]
 
 
 class SettingsError(ValueError):
@@ -102,16 +102,34 @@ def read_settings(
         Naming the key, what was expected and the nearest known name.
     """
     tables = _read_toml(config) if config else {}
-    for override in overrides:
-        name, text = _split(override)
-        _put(tables, name, _value(name, text))
-    for name, option in (options or {}).items():
+    for name, option in (*parse_overrides(overrides).items(), *(options or {}).items()):
         _put(tables, name, option)
     try:
         return ReductionSettings.model_validate(tables)
     except ValidationError as error:
         where = str(config) if config else "settings"
         raise SettingsError("; ".join(_explain(where, tables, item) for item in error.errors())) from None
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Read what ``--set`` was given; whether there are such settings is not checked.
+
+    Parameters
+    ----------
+    overrides : iterable of str
+        ``stage.name=value``.
+
+    Returns
+    -------
+    dict of str to object
+        ``stage.name`` to value.
+
+    Raises
+    ------
+    SettingsError
+        If one is not of that form.
+    """
+    return {name: _value(name, text) for name, text in map(_split, overrides)}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

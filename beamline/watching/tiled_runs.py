@@ -1,0 +1,222 @@
+"""Runs in a Tiled catalogue: finding those that ended, and what is known of one as a run reference."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from quietbeam.beamline.runs.collector import RunCollector
+from quietbeam.reconstruction.errors import QuietbeamError, ScanError
+
+from .folder import WatchError
+from .tiled_documents import documents_of_run
+
+__all__ = ["TiledWatcher", "connected", "latest_uid", "reference_of_run", "uids_since", "without_key"]
+
+log = logging.getLogger(__name__)
+
+Reference = dict[str, Any]
+OVERLAP = 3600.0
+"""Seconds: a run may come to the catalogue later than one that ended after it."""
+ANSWER_SECONDS = 10.0
+SHORTEST_UID = 6
+
+
+@contextmanager
+def connected(where: str, api_key: str | None = None) -> Iterator[Any]:
+    """Give a catalogue, and close the connection afterwards.
+
+    Parameters
+    ----------
+    where : str
+        URI, such as ``https://tiled.facility.org/api/v1/metadata/beamline/raw``, or the name of a Tiled profile.
+    api_key : str, optional
+        Wins over the environment's ``TILED_API_KEY``. It is kept in no message.
+
+    Yields
+    ------
+    tiled client
+
+    Raises
+    ------
+    WatchError
+        If it cannot be reached, or Tiled's client is not installed.
+    """
+    try:
+        import httpx  # noqa: F401
+        import tiled.client  # noqa: F401
+    except ImportError as error:
+        raise WatchError("Tiled's client is not installed here: pip install 'quietbeam[tiled]'") from error
+    try:
+        client = _connect(where, api_key)
+    except Exception as error:  # of httpx, of Tiled, of its profiles
+        raise WatchError(f"{_failure(where, error)}; check that the server runs, the address, TILED_API_KEY") from None
+    try:
+        yield client
+    finally:
+        client.context.close()
+
+
+def _connect(where: str, api_key: str | None) -> Any:
+    import httpx
+    from tiled.client import from_context, from_profile
+    from tiled.client.context import Context
+
+    if "://" not in where:
+        return from_profile(where, **({"api_key": api_key} if api_key else {}))
+    # Tiled's client would try again for most of a minute. httpx logs addresses, so that a key is left out here.
+    httpx.get(where.partition("?")[0], timeout=ANSWER_SECONDS)
+    context, path = Context.from_any_uri(where, api_key=api_key)
+    try:
+        return from_context(context, node_path_parts=path, remember_me=False)
+    except BaseException:
+        context.close()
+        raise
+
+
+def without_key(text: str) -> str:
+    """Take API keys out of a text with an address in it."""
+    return re.sub(r"(api_key=)[^&\s'\"]+", r"\1...", text)
+
+
+def _failure(where: str, error: Exception) -> str:
+    return f"{without_key(where)}: no answer from Tiled ({type(error).__name__}: {without_key(str(error))})"
+
+
+def reference_of_run(client: Any, uid: str) -> Reference:
+    """Say what a catalogue knows of a run.
+
+    Parameters
+    ----------
+    client : tiled client
+        Container of runs.
+    uid : str
+        Of the run, or at least its first six characters.
+
+    Returns
+    -------
+    dict
+        Run reference (`quietbeam.beamline.runs.reference`).
+
+    Raises
+    ------
+    WatchError
+        If there is no such run, or several.
+    ScanError
+        If the catalogue does not tell which frames belong to which stream.
+    """
+    collector = RunCollector()
+    for name, document in documents_of_run(_find_run(client, uid)):
+        collector(name, document)
+    return collector.reference
+
+
+def _find_run(client: Any, uid: str) -> Any:
+    from tiled.queries import Like
+
+    try:
+        return client[uid]
+    except (KeyError, ValueError):
+        found = list(client.search(Like("start.uid", f"{uid}%")).keys().head(2)) if len(uid) >= SHORTEST_UID else []
+    if len(found) != 1:
+        raise WatchError(f"{without_key(client.uri)}: {'several runs begin' if found else 'no run begins'} with {uid}")
+    return client[found[0]]
+
+
+def uids_since(client: Any, since: float, *, key: str = "stop.time") -> list[str]:
+    """List the runs of a catalogue that ended, or began, since a time.
+
+    Parameters
+    ----------
+    client : tiled client
+        Container of runs.
+    since : float
+        Seconds of the epoch.
+    key : {"stop.time", "start.time"}
+        Which time. A run that did not end has no stop.
+
+    Returns
+    -------
+    list of str
+        Their uids.
+    """
+    from tiled.queries import Comparison
+
+    return list(client.search(Comparison("ge", key, since)).keys())
+
+
+def latest_uid(client: Any) -> str:
+    """Give the uid of the run of a catalogue that began last.
+
+    Raises
+    ------
+    WatchError
+        If the catalogue has no run.
+    """
+    latest = list(client.sort(("start.time", -1)).keys().head(1))
+    if not latest:
+        raise WatchError(f"{without_key(client.uri)}: no run in this catalogue")
+    return str(latest[0])
+
+
+class TiledWatcher:
+    """Finds runs that have ended, by asking again and again.
+
+    Parameters
+    ----------
+    client : tiled client
+        Container of runs.
+    receive : callable
+        Takes the run reference of each run, once.
+    since : float
+        Runs that ended before are passed over, seconds of the epoch of the host that ran them.
+    overlap : float
+        How much later than others a run may be written to the catalogue, seconds.
+    """
+
+    def __init__(
+        self, client: Any, receive: Callable[[Reference], None], *, since: float, overlap: float = OVERLAP
+    ) -> None:
+        self._client, self._receive, self._overlap = client, receive, overlap
+        self._since = self._latest = since
+        self._seen: dict[str, float] = {}
+
+    def poll(self) -> int:
+        """Ask once.
+
+        Returns
+        -------
+        int
+            Number of runs found. One whose frames cannot be told is logged, and not asked for again.
+
+        Raises
+        ------
+        WatchError
+            If the catalogue does not answer; the next look may find it again.
+        """
+        try:
+            new = [uid for uid in uids_since(self._client, self._horizon) if uid not in self._seen]
+            for uid in new:
+                self._take(uid)
+        except QuietbeamError:
+            raise
+        except Exception as error:  # of httpx and Tiled, which have no common root
+            raise WatchError(_failure(self._client.uri, error)) from error
+        self._seen = {uid: ended for uid, ended in self._seen.items() if ended >= self._horizon}
+        return len(new)
+
+    @property
+    def _horizon(self) -> float:
+        return max(self._since, self._latest - self._overlap)
+
+    def _take(self, uid: str) -> None:
+        ended = float(self._client[uid].metadata["stop"]["time"])
+        try:
+            self._receive(reference_of_run(self._client, uid))
+        except ScanError as error:
+            log.error("%s", error)
+        self._seen[uid] = ended
+        self._latest = max(self._latest, ended)

@@ -1,0 +1,170 @@
+"""Watching until told to end: a folder, documents over ZMQ, or a Tiled catalogue; all go to the queue the same way."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from quietbeam.beamline.runs.reference import run_uid
+from quietbeam.reconstruction.errors import ScanError
+
+from .folder import FolderWatcher, WatchError
+from .intake import Done, Intake
+from .targets import take_found
+
+__all__ = ["watch_catalogue", "watch_documents", "watch_folder", "watch_until_stopped"]
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+LOOK_SECONDS = 2.0
+ASK_SECONDS = 5.0
+TICK_SECONDS = 0.5
+
+Say = Callable[[str], None]
+
+
+def watch_until_stopped(look: Callable[[], object], *, seconds: float) -> int:
+    """Look again and again; what cannot be reached is tried again.
+
+    Parameters
+    ----------
+    look : callable
+        Looks once.
+    seconds : float
+        Time between two looks.
+
+    Returns
+    -------
+    int
+        Exit code: 0 after SIGTERM, 130 after Ctrl-C.
+    """
+    received: list[int] = []
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    complaint = ""
+    try:
+        while not stopped.is_set():
+            complaint = _look(look, complaint)
+            stopped.wait(seconds)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return INTERRUPTED if signal.SIGINT in received else 0
+
+
+def _look(look: Callable[[], object], complaint: str) -> str:
+    """Look once, and tell of what cannot be reached, but not the same again."""
+    try:
+        look()
+    except WatchError as error:
+        if str(error) != complaint:
+            log.warning("%s; it is tried again", error)
+        return str(error)
+    return ""
+
+
+def watch_folder(intake: Intake, watcher: FolderWatcher, say: Say) -> int:
+    """Queue each scan that is complete in a folder.
+
+    Parameters
+    ----------
+    intake : Intake
+        Where they go.
+    watcher : FolderWatcher
+        Finds them.
+    say : callable
+        Told a line for each.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+
+    def look() -> None:
+        for path, state in watcher.poll():
+            try:
+                for name, done in take_found(intake, path, state):
+                    _tell(say, name, done)
+            except ScanError as error:
+                log.warning("%s", error)
+
+    return watch_until_stopped(look, seconds=min(LOOK_SECONDS, max(watcher.settle / 4, 0.1)))
+
+
+def watch_documents(
+    intake: Intake, address: str, say: Say, *, bind: bool = False, allow_remote: bool = False, prefix: bytes = b""
+) -> int:
+    """Queue each run whose documents come over ZMQ.
+
+    Parameters
+    ----------
+    intake : Intake
+        Where they go.
+    address, bind, allow_remote, prefix
+        See `quietbeam.beamline.watching.zmq_documents.DocumentReceiver`.
+    say : callable
+        Told a line for each run that ended.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from quietbeam.beamline.runs.collector import RunsCollector
+
+    from .zmq_documents import DocumentReceiver
+
+    def tell(reference: dict[str, Any], event: str) -> None:
+        done = intake.take_run(reference)
+        if event == "stop":
+            _tell(say, f"run {run_uid(reference)}", done)
+
+    collector = RunsCollector(tell)
+    with DocumentReceiver(address, collector, prefix=prefix, bind=bind, allow_remote=allow_remote) as receiver:
+        say(f"listening to {receiver.address}")
+        return watch_until_stopped(lambda: receiver.poll(TICK_SECONDS), seconds=0)
+
+
+def watch_catalogue(intake: Intake, client: Any, say: Say, *, since: float, seconds: float = ASK_SECONDS) -> int:
+    """Queue each run that has ended in a Tiled catalogue.
+
+    Parameters
+    ----------
+    intake : Intake
+        Where they go.
+    client : tiled client
+        Container of runs.
+    say : callable
+        Told a line for each run.
+    since : float
+        Runs that ended before are passed over, seconds of the epoch.
+    seconds : float
+        Time between two questions.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from .tiled_runs import TiledWatcher
+
+    def receive(reference: dict[str, Any]) -> None:
+        _tell(say, f"run {run_uid(reference)}", intake.take_run(reference))
+
+    return watch_until_stopped(TiledWatcher(client, receive, since=since).poll, seconds=seconds)
+
+
+def _tell(say: Say, name: str, done: Done) -> None:
+    if done.what != "passed over":
+        say(f"{name}: {done.what}: {done.why}")
