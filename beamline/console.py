@@ -32,7 +32,12 @@ app = typer.Typer(
 )
 app.add_typer(queue_app)
 
-ScanPath = Annotated[Path, typer.Argument(metavar="SCAN", help="DXchange or NXtomo file, folder of TIFF files, or bluesky run (.json, .jsonl).")]
+ScanPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SCAN", help="DXchange or NXtomo file, folder of TIFF files, or bluesky run (.json, .jsonl)."
+    ),
+]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.NAME=VALUE", help="One setting; may be repeated.")

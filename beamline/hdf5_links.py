@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import h5py
 import hdf5plugin  # noqa: F401 - registers the compression filters
 
-from quietbeam.reconstruction.errors import ScanError
+from quietbeam.reconstruction.errors import NotReadyError, ScanError
 
-__all__ = ["Place", "data_files", "is_hdf5", "list_names", "locate", "open_hdf5"]
+__all__ = ["Place", "data_files", "is_hdf5", "list_names", "locate", "open_hdf5", "open_unlocked"]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _MAX_USER_BLOCK = 2**20
@@ -53,7 +53,7 @@ def is_hdf5(path: Path) -> bool:
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open a file read-only and without a lock; whatever HDF5 stumbles over becomes one `ScanError`."""
     try:
-        with _open(path) as file:
+        with open_unlocked(path) as file:
             yield file
     except FileNotFoundError:
         raise ScanError(f"{path} does not exist") from None
@@ -61,15 +61,25 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise ScanError(f"{path} may not be read by this user; check the file's permissions") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
+        if "not already open for SWMR writing" in reason:
+            raise NotReadyError(
+                f"{path} is still being written, or its writer was killed; try again when it is closed"
+            ) from error
         raise ScanError(f"{path} is damaged or cut short ({reason}); copy it again from where it came") from error
 
 
-def _open(path: Path) -> h5py.File:
-    """Open without a lock, unless this process has the file open with one: HDF5 insists on one way per process."""
+def open_unlocked(path: Path) -> h5py.File:
+    """Open read-only and without a lock, unless this process has the file open with one: HDF5 insists on one way.
+
+    A file that a detector still has open is opened as one writer and many readers (SWMR) allow; its attribute
+    `swmr_mode` is True then. Errors are HDF5's own.
+    """
     for locking in (False, "best-effort"):
         try:
             return h5py.File(path, "r", locking=locking)
         except OSError as error:
+            if "already open for write" in str(error):
+                return h5py.File(path, "r", locking=locking, swmr=True)
             if "flag values don't match" not in str(error):
                 raise
     return h5py.File(path, "r", locking=True)

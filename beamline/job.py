@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from quietbeam.reconstruction.caveats import Caveat, Decision
-from quietbeam.reconstruction.errors import ScanError
+from quietbeam.reconstruction.errors import NotReadyError
 
 from .journal import Journal, stage_key
 from .network_registry import named_sha256
@@ -62,7 +62,7 @@ class Job:
         """Refuse a scan whose files were changed since they were hashed, and forget what was made of it."""
         if file_signature(self.scan) != self.identity["signature"]:
             self.workspace.clean()
-            raise ScanError(f"{self.scan.path}: changed while it was reduced; run the command again")
+            raise NotReadyError(f"{self.scan.path}: changed while it was reduced; run the command again")
 
     def decide(self, name: str, value: str, reason: str) -> None:
         """Tell and keep a choice that was made for the user."""

@@ -75,7 +75,7 @@ def tomo_step_scan(
     angle_unit : {"deg", "rad"}
         Unit of the stage.
     md : dict, optional
-        More metadata; its keys win.
+        More metadata; its keys win, those of its ``tomo`` too: ``{"tomo": {"pixel_size_um": 0.65}}``.
 
     Returns
     -------
@@ -360,7 +360,7 @@ def _metadata(
     *,
     dimension: Sequence[str] = ("time",),
 ) -> dict[str, Any]:
-    """Metadata of the run; what the caller gives wins."""
+    """Metadata of the run; what the caller gives wins, under ``tomo`` key by key."""
     names = {"detector": devices.detector.name, "rotation": devices.rotation.name}
     frames = {
         "num_projections": tomo["num"] * tomo.get("rotations", 1),
@@ -368,11 +368,12 @@ def _metadata(
         "num_flats": background.num_flats,
         "flats": background.flats,
     }
+    given = md or {}
     return {
         "plan_name": plan_name,
         "detectors": [devices.detector.name],
         "motors": [devices.rotation.name],
         "hints": {"dimensions": [[list(dimension), "primary"]]},
-        "tomo": {**names, "streams": STREAMS, **frames, **tomo},
-        **(md or {}),
+        **given,
+        "tomo": {**names, "streams": STREAMS, **frames, **tomo, **given.get("tomo", {})},
     }

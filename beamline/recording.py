@@ -77,10 +77,22 @@ class ScanSettings(BaseModel):
     allowed_link_roots: tuple[Path, ...] = Field(
         (), description="folders, besides the scan's own, that links out of an HDF5 file may lead to"
     )
+    detector: str | None = Field(
+        None, description="which detector of a bluesky run to read, where there are several: its data key or its device"
+    )
+    dark_flat_run: Path | None = Field(
+        None, description="run reference (JSON) or documents (JSON lines) of the run with the darks and flats"
+    )
+    path_map: tuple[tuple[str, str], ...] = Field(
+        (), description="beginnings of the paths in a run's documents, each with what it is here; the longest counts"
+    )
+    wait_seconds: float = Field(
+        60.0, ge=0, description="how long to wait for frames of a bluesky run that are still being written, seconds"
+    )
 
-    @field_validator("instrument", mode="before")
+    @field_validator("instrument", "detector", mode="before")
     @classmethod
-    def _check_instrument(cls, value: object) -> object:
+    def _check_given(cls, value: object) -> object:
         return given_text(value)
 
 
@@ -177,6 +189,8 @@ class Angles(NamedTuple):
 class Recording:
     """The parts of an acquisition as one reader found them; None is 'the file does not have it'.
 
+    `sources` are files, besides those with the frames and the angles, that tell what belongs to the acquisition.
+
     `positions` and `flat_positions` tell when each projection and each flat was taken, in frames of the acquisition:
     float64, shapes (angle,) and (frame,); a reader gives both or neither.
     """
@@ -193,6 +207,7 @@ class Recording:
     distance: float | None = None
     positions: NDArray[np.float64] | None = None
     flat_positions: NDArray[np.float64] | None = None
+    sources: tuple[Path, ...] = ()
     hint: str = ""
     decisions: tuple[Decision, ...] = ()
     caveats: tuple[Caveat, ...] = ()

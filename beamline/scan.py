@@ -22,6 +22,8 @@ from .calibration import check_calibration, given_frames
 from .hdf5_contents import Hdf5Contents
 from .hdf5_links import is_hdf5
 from .recording import READERS, Angles, FrameStack, Recording, ScanSettings
+from .runs import reader as _  # noqa: F401 - enters its layout into the table
+from .runs.loading import is_run_file
 
 __all__ = ["Scan", "ScanSettings", "file_signature", "open_scan", "scan_identity"]
 
@@ -190,7 +192,8 @@ def open_scan(path: Path | str, settings: ScanSettings | None = None) -> Scan:
     Parameters
     ----------
     path : Path
-        HDF5 file, TIFF file of many pages, or folder of TIFF files.
+        HDF5 file, TIFF file of many pages, folder of TIFF files, or a bluesky run: its reference (``.json``) or its
+        documents (``.jsonl``).
     settings : ScanSettings, optional
         What the user knows and the file does not tell.
 
@@ -225,7 +228,7 @@ def _assemble(
 ) -> Scan:
     num_projections, num_rows, num_columns = recording.projections.shape
     stacks = [stack for stack in (recording.projections, recording.flats, recording.darks) if stack is not None]
-    files = [path] if path.is_file() else []
+    files = [*([path] if path.is_file() else []), *recording.sources]
     files += [source for stack in stacks for source in stack.sources]
     files += [angles.source] if angles.source else []
     zero_dark = int(settings.no_darks and recording.darks is None and settings.normalised is None)
@@ -261,8 +264,11 @@ def _read_layout(path: Path, settings: ScanSettings) -> Recording:
     """Find the first reader that knows the file, and let it read."""
     if not path.exists():
         raise ScanError(f"{path} does not exist; give an HDF5 file or a folder of TIFF files")
-    if path.is_file() and not tiff_series.is_tiff(path) and not is_hdf5(path):
-        raise ScanError(f"{path} is no HDF5 file: {_describe(path)}; give the file with the frames")
+    if path.is_file() and not tiff_series.is_tiff(path) and not is_hdf5(path) and not is_run_file(path):
+        raise ScanError(
+            f"{path} is no HDF5 file: {_describe(path)}; give the file with the frames, or a bluesky run as .json or "
+            ".jsonl"
+        )
     for reader in READERS.values():
         if reader.recognises(path, settings):
             recording = reader.read(path, settings)
@@ -293,7 +299,7 @@ def _unknown_layout(path: Path, settings: ScanSettings) -> str:
     """Say what the file holds, and what it may be good for."""
     file = Hdf5Contents.of(path, settings)
     shapes = {name: shape for name in file.names if (shape := file.shape(name)) is not None and len(shape) == 3}
-    known = ", ".join(layout for layout in READERS if layout != "TIFF series")
+    known = ", ".join(layout for layout in READERS if layout not in ("TIFF series", "bluesky run"))
     if not shapes:
         return f"{path} holds no frames (no dataset of three dimensions) in a known layout ({known})"
     found = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:4])

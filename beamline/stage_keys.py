@@ -98,7 +98,8 @@ def _sha256(content: bytes) -> str:
 
 def _choices(settings: ScanSettings) -> dict[str, Any]:
     """Leave out where files lie, whose content is hashed, and the instrument; keep what was chosen of them."""
-    choices = settings.model_dump(mode="json", exclude={"allowed_link_roots", "instrument"})
+    elsewhere = {"allowed_link_roots", "instrument", "dark_flat_run", "path_map", "wait_seconds"}
+    choices = settings.model_dump(mode="json", exclude=elsewhere)
     for name in ("flats", "darks"):
         choices[name] = str(choices[name] or "").partition(":/")[2]
     if not re.fullmatch(r"[-+.\d]+:[-+.\d]+", choices["angles"] or ""):

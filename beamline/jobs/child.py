@@ -58,14 +58,14 @@ def _own_streams() -> tuple[BinaryIO, TextIO]:
 def _answer(job: dict[str, Any], stream: TextIO) -> int:
     """Do the job and say how it went; what nobody foresaw ends the process, with its traceback in the log."""
     from quietbeam.beamline.settings import SettingsError
-    from quietbeam.reconstruction.errors import QuietbeamError
+    from quietbeam.reconstruction.errors import NotReadyError, QuietbeamError
 
     from .job_progress import send
 
     try:
         send(stream, {"result": do_job(job, stream)})
     except QuietbeamError as error:
-        return _refuse(stream, str(error), error.exit_code)
+        return _refuse(stream, str(error), error.exit_code, may_pass=isinstance(error, NotReadyError))
     except SettingsError as error:
         return _refuse(stream, str(error), USAGE)
     except OSError as error:
@@ -75,11 +75,11 @@ def _answer(job: dict[str, Any], stream: TextIO) -> int:
     return 0
 
 
-def _refuse(stream: TextIO, reason: str, exit_code: int) -> int:
+def _refuse(stream: TextIO, reason: str, exit_code: int, *, may_pass: bool = False) -> int:
     from .job_progress import send
 
     sys.stderr.write(f"error: {reason}\n")
-    send(stream, {"error": reason, "exit_code": exit_code})
+    send(stream, {"error": reason, "exit_code": exit_code, "may_pass": may_pass})
     return exit_code
 
 

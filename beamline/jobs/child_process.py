@@ -39,6 +39,8 @@ class Ending:
         Why it made nothing, in its own words; None if it crashed.
     exit_code : int
         With `error`: what kind it is.
+    may_pass : bool
+        With `error`: it may be gone by itself later, as where a detector still writes.
     tail : str
         The last lines of its log.
     """
@@ -47,6 +49,7 @@ class Ending:
     result: dict[str, Any] | None = None
     error: str | None = None
     exit_code: int = 1
+    may_pass: bool = False
     tail: str = ""
 
     @property
@@ -160,6 +163,7 @@ class ChildProcess:
             result=result if isinstance(result, dict) else None,
             error=str(error) if error is not None else None,
             exit_code=int(self._answer.get("exit_code") or 1),
+            may_pass=bool(self._answer.get("may_pass")),
             tail=_tail(self.log),
         )
 

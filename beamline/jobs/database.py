@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .queue_errors import QueueError, explanation
+from quietbeam.reconstruction.errors import QueueError
+
+from .queue_errors import explanation
 from .schema import prepare, transaction
 
 __all__ = ["Database"]

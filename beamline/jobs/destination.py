@@ -72,8 +72,8 @@ class Destination:
         self._timeout, self._disk = timeout, disk
         self.path = Path(os.fspath(queue)).absolute()
         self.is_spool = self._queue is None and (
-            os.fspath(queue).endswith("/") or self.path.suffix == ".spool" or self.path.is_dir()
-        )
+            os.fspath(queue).endswith("/") or self.path.suffix == ".spool" or os.path.isdir(self.path)  # noqa: PTH112
+        )  # Path.is_dir raises where it may not look
 
     def check(self) -> None:
         """Say now what is wrong with the database or the spool's folder, without waiting for the first submission.

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quietbeam.reconstruction.errors import UnknownJobError
+
 from .database import Database
 from .job_rows import JobRow, job_row
 from .known_runs import FEWEST_CHARACTERS
-from .queue_errors import QueueError
 from .request import storable
 
-__all__ = ["UnknownJobError", "find_job"]
+__all__ = ["find_job"]
 
 _NAMED = 5
-
-
-class UnknownJobError(QueueError, LookupError):
-    """No job, or more than one, is meant."""
 
 
 def find_job(database: Database, which: int | str) -> JobRow:

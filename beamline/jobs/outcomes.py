@@ -54,14 +54,14 @@ def judge(ending: Ending) -> Outcome:
     Returns
     -------
     Outcome
-        A result counts however the process ended after it. Wrong settings and bad data would be refused again; any
-        other refusal may be the machine's fault, and a crash too.
+        A result counts however the process ended after it. Wrong settings and bad data would be refused again, but
+        not data that are still being written; any other refusal may be the machine's fault, and a crash too.
     """
     if ending.result is not None:
         return Outcome(action="done", result=ending.result, reason=str(ending.result.get("publish_error") or ""))
     if ending.error is None:
         return Outcome(action="retry", reason="\n".join(filter(None, (ending.crash, ending.tail))))
-    if ending.exit_code in (USAGE, BAD_DATA):
+    if ending.exit_code in (USAGE, BAD_DATA) and not ending.may_pass:
         return Outcome(action="failed", reason=ending.error)
     if ending.exit_code == LOCKED:
         return Outcome(action="postponed", reason=ending.error, seconds=LOCKED_SECONDS)

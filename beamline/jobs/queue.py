@@ -9,13 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from quietbeam.reconstruction.errors import QueueError, UnknownJobError
+
 from . import known_runs, leases
 from .database import Database
 from .disks import file_system, is_network_disk
-from .finding import UnknownJobError, find_job
+from .finding import find_job
 from .job_rows import DONE, STATES, JobRow, job_row
 from .places import is_own, rescue_folders, spool_folder
-from .queue_errors import QueueError
 from .request import Submission, json_text, storable
 from .spool import Spool
 

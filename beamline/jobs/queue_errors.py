@@ -5,13 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from quietbeam.reconstruction.errors import QuietbeamError
-
-__all__ = ["QueueError", "explanation", "is_busy"]
-
-
-class QueueError(QuietbeamError):
-    """The queue cannot be used, or cannot do this; the text names the file, what happened and what to do."""
+__all__ = ["explanation", "is_busy"]
 
 
 def is_busy(error: sqlite3.Error) -> bool:

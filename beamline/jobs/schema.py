@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .queue_errors import QueueError, is_busy
+from quietbeam.reconstruction.errors import QueueError
+
+from .queue_errors import is_busy
 
 __all__ = ["SCHEMA_VERSION", "prepare", "transaction"]
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quietbeam.beamline.workspace import Workspace
-from quietbeam.reconstruction.errors import QuietbeamError, ReductionError
+from quietbeam.reconstruction.errors import PublishError, QuietbeamError, ReductionError
 
 from .derived_run import Document, derived_run
 from .document_files import write_documents
-from .errors import PublishError
 from .files import publish_files
 from .provenance import Provenance, read_provenance
 from .published import FOLDER

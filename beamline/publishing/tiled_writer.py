@@ -16,9 +16,9 @@ from urllib.parse import unquote
 import numpy as np
 
 from quietbeam.compress.archive import open_archive
+from quietbeam.reconstruction.errors import PublishError
 
 from .derived_run import ARCHIVE_KEY, VOLUME_KEY, Document
-from .errors import PublishError
 from .provenance import Provenance
 from .settings import PublishSettings
 

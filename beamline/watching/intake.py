@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 from quietbeam.beamline.hook_rules import Rules
 from quietbeam.beamline.jobs.destination import Destination
-from quietbeam.beamline.jobs.finding import UnknownJobError
 from quietbeam.beamline.jobs.queue import JobRow
 from quietbeam.beamline.jobs.request import Submission
 from quietbeam.beamline.jobs.submission import submission_of_run, submission_of_scan
 from quietbeam.beamline.runs.reference import counted_frames, has_projections, run_uid
+from quietbeam.reconstruction.errors import UnknownJobError
 
 from .folder import FileState
 

@@ -111,10 +111,12 @@ def watch_documents(
     ----------
     intake : Intake
         Where they go.
-    address, bind, allow_remote, prefix
+    address
         See `quietbeam.beamline.watching.zmq_documents.DocumentReceiver`.
     say : callable
         Told a line for each run that ended.
+    bind, allow_remote, prefix
+        As `address`.
 
     Returns
     -------

@@ -26,6 +26,8 @@ def reference(
         "name": "primary",
         "data_keys": {},
         "seq_nums": [],
+        "times": [],
+        "columns": {},
         "resources": [resource | {"ranges": [[0, num_frames, 1]]}],
     }
     return {

@@ -227,7 +227,8 @@ def test_a_folder_that_may_only_be_read_sends_to_the_state_folder(tmp_path):
     if os.getuid() == 0:
         for path in (state, tmp_path / "temporary"):
             os.chown(path, NOBODY, NOBODY)
-        for path in (tmp_path, *tmp_path.parents[:2]):
+        ours = [path for path in (tmp_path, *tmp_path.parents) if "pytest-of-" in str(path)]
+        for path in ours:
             path.chmod(0o755)
     problem = output(python(READ_ONLY, folder / "jobs.db"))
     folder.chmod(0o755)

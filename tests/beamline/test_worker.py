@@ -20,6 +20,7 @@ from quietbeam.beamline.manifest import read_manifest, verify_output
 from quietbeam.reconstruction.errors import LockedError, ReductionError, ScanError, SpaceError
 
 from .jobs import SMALL, small_scan
+from .submissions import reference
 from .workers import (
     LIGHT,
     children,
@@ -146,6 +147,23 @@ def test_own_errors_are_judged_by_their_exit_code(error, action):
     outcome = judge(Ending(returncode=error.exit_code, error="why", exit_code=error.exit_code))
     assert (outcome.action, outcome.reason) == (action, "why")
     assert outcome.is_short_of_space == (error is SpaceError)
+
+
+def test_scan_that_is_still_being_written_is_tried_again(tmp_path):
+    """The job itself says so, and the worker does not take it for bad data."""
+    job = {"output": str(tmp_path / "out"), "scan": None, "run": reference("a run"), "publish": {}}
+    job["run"]["streams"][0]["data_keys"] = {"det": {"shape": [1, 4, 4], "external": "STREAM:"}}
+    job["run"]["streams"][0]["resources"][0] |= {
+        "uri": f"file://localhost{tmp_path}/x.h5",
+        "parameters": {"dataset": "/data"},
+    }
+    job["settings"] = {"scan.wait_seconds": 0.0, "scan.no_darks": True, "scan.normalised": "transmission"}
+    (tmp_path / "out").mkdir()
+    with ChildProcess(COMMAND, job, log=tmp_path / "log") as child:
+        ending = child.ending()
+    assert "x.h5" in ending.error
+    assert (ending.exit_code, ending.may_pass) == (ScanError.exit_code, True)
+    assert judge(ending).action == "retry"
 
 
 def test_result_counts_however_the_process_ended_after_it():
