@@ -1,4 +1,4 @@
-"""What the tomography plans share: frames of one type, darks and flats, and leaving the end station as it was found.
+"""What the tomography plans share: frames of one type, darks and flats, and what is put back in the end.
 
 The type of a frame is the name of its stream. The detector is staged anew for each type, so that each has a file and a
 stream resource of its own: ophyd-async goes on in one file within one stage cycle.
@@ -21,6 +21,7 @@ __all__ = [
     "Devices",
     "When",
     "can_fly",
+    "check_exposure",
     "even_turn",
     "flight",
     "prepare",
@@ -106,7 +107,11 @@ def whole_scan(
     exposure: float | None,
     metadata: dict[str, Any],
 ) -> MsgGenerator:
-    """Make one run of darks, flats and projections; the end station is left as it was found, after a failure too.
+    """Make one run of darks, flats and projections.
+
+    In the end, after a failure too, the shutter is closed, whatever it was before, and `sample_x` and the velocity of
+    the rotation are set back to what they were, each even if another of these fails. The rotation stays where the last
+    projection left it, and the detector keeps its settings.
 
     Parameters
     ----------
@@ -123,8 +128,16 @@ def whole_scan(
     -------
     str
         Uid of the run.
+
+    Raises
+    ------
+    ValueError
+        Before anything moves, if darks, flats or the exposure cannot be had of these devices.
+    ImportError
+        Before anything moves, if ophyd-async is missing and the detector needs it.
     """
     background.check(devices)
+    check_exposure(devices.detector, exposure)
     home = yield from _position(devices.sample_x)
     speed = yield from _position(getattr(devices.rotation, "velocity", None))
 
@@ -141,9 +154,11 @@ def whole_scan(
             yield from _darks(devices, background, exposure)
 
     def leave() -> MsgGenerator:
-        yield from _set_shutter(devices, open_=False)
-        yield from _restore(devices.sample_x, home)
-        yield from _restore(getattr(devices.rotation, "velocity", None), speed)
+        yield from bpp.finalize_wrapper(_set_shutter(devices, open_=False), put_back)
+
+    def put_back() -> MsgGenerator:
+        velocity = getattr(devices.rotation, "velocity", None)
+        yield from bpp.finalize_wrapper(_restore(devices.sample_x, home), lambda: _restore(velocity, speed))
 
     return (yield from bpp.finalize_wrapper(bpp.run_wrapper(run(), md=metadata), leave))
 
@@ -227,18 +242,25 @@ def _collect(turning: list[Any], detector: Any, stream: str) -> MsgGenerator:
 
 
 def prepare(detector: Any, exposure: float | None) -> MsgGenerator:
-    """Set the exposure of a detector's single frames, where one is given.
+    """Set the exposure of a detector's single frames, where one is given."""
+    if exposure is not None:
+        yield from bps.prepare(detector, flight(1, exposure), wait=True)
+
+
+def check_exposure(detector: Any, exposure: float | None) -> None:
+    """Refuse an exposure that a detector could not be given.
 
     Raises
     ------
     ValueError
-        If the detector is of a kind whose exposure is set on the device itself.
+        If the detector is of a kind whose exposure is set on the device itself, or the exposure is negative.
+    ImportError
+        If ophyd-async is missing or older than these plans need.
     """
-    if exposure is None:
-        return
-    if not can_fly(detector):
+    if can_fly(detector):
+        flight(1, exposure)
+    elif exposure is not None:
         raise ValueError(f"set the exposure on {detector.name} itself and give exposure=None, got {exposure}")
-    yield from bps.prepare(detector, flight(1, exposure), wait=True)
 
 
 def flight(num: int, exposure: float | None, deadtime: float = 0.0) -> Any:

@@ -43,7 +43,7 @@ def tomo_step_scan(
     out_of_beam: float | None = None,
     open_value: bool | int | str = True,
     closed_value: bool | int | str = False,
-    angle_unit: Literal["deg", "rad"] = "deg",
+    angle_unit: Literal["deg", "rad"] | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator:
     """Take projections at equal steps, the stage at rest for each.
@@ -63,7 +63,7 @@ def tomo_step_scan(
     num : int
         Number of projections.
     exposure : float, optional
-        Seconds; not given, or for a detector that cannot be prepared, as the detector is set.
+        Seconds, for a detector that can be prepared; not given: as the detector is set.
     num_darks, num_flats : int
         Frames without beam, and without sample; 0 for none.
     flats : {"before", "after", "both"}
@@ -72,8 +72,8 @@ def tomo_step_scan(
         Where `sample_x` goes for the flats, in its own units.
     open_value, closed_value : bool, int or str
         What the shutter is set to.
-    angle_unit : {"deg", "rad"}
-        Unit of the stage.
+    angle_unit : {"deg", "rad"}, optional
+        Unit of the stage, where it does not tell itself: what it says of the angles that it measured is surer.
     md : dict, optional
         More metadata; its keys win, those of its ``tomo`` too: ``{"tomo": {"pixel_size_um": 0.65}}``.
 
@@ -86,11 +86,14 @@ def tomo_step_scan(
     ------
     ValueError
         Before anything moves, if darks, flats or the exposure asked for cannot be had of these devices.
+    ImportError
+        Before anything moves, if ophyd-async is missing and the detector needs it.
     """
     angles = start + (stop - start) * np.arange(_count(num)) / num
     devices = Devices(detector, rotation, sample_x, shutter, open_value, closed_value)
     background = Background(num_darks, num_flats, flats, out_of_beam)
-    tomo = {"mode": "step", "start": start, "stop": stop, "num": num, "exposure": exposure, "angle_unit": angle_unit}
+    tomo = {"mode": "step", "start": start, "stop": stop, "num": num, "exposure": exposure}
+    tomo |= _given(angle_unit=angle_unit)
     return (yield from _steps(devices, background, angles.tolist(), tomo, "tomo_step_scan", md))
 
 
@@ -159,7 +162,7 @@ def tomo_fly_scan(
     out_of_beam: float | None = None,
     open_value: bool | int | str = True,
     closed_value: bool | int | str = False,
-    angle_unit: Literal["deg", "rad"] = "deg",
+    angle_unit: Literal["deg", "rad"] | None = None,
     angle_key: str | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator:
@@ -198,8 +201,9 @@ def tomo_fly_scan(
     """
     devices = Devices(detector, rotation, sample_x, shutter, open_value, closed_value)
     background = Background(num_darks, num_flats, flats, out_of_beam)
-    tomo = {"mode": "fly", "start": start, "stop": stop, "num": num, "exposure": exposure, "angle_unit": angle_unit}
-    metadata = _metadata(devices, background, "tomo_fly_scan", tomo | _given(angle_key), md)
+    tomo = {"mode": "fly", "start": start, "stop": stop, "num": num, "exposure": exposure}
+    tomo |= _given(angle_unit=angle_unit, angle_key=angle_key)
+    metadata = _metadata(devices, background, "tomo_fly_scan", tomo, md)
     turns = [(start, stop)]
     return (yield from _flights(devices, background, turns, num, (exposure, deadtime), metadata))
 
@@ -263,7 +267,7 @@ closed_value, angle_key, md
     devices = Devices(detector, rotation, sample_x, shutter, open_value, closed_value)
     background = Background(num_darks, num_flats, flats, out_of_beam)
     tomo = {"mode": "interlaced", "start": start, "turn": turn, "num": num, "exposure": exposure}
-    tomo |= {"angle_unit": "deg", "rotations": rotations, "offsets": offsets} | _given(angle_key)
+    tomo |= {"angle_unit": "deg", "rotations": rotations, "offsets": offsets} | _given(angle_key=angle_key)
     metadata = _metadata(devices, background, "tomo_interlaced_scan", tomo, md)
     return (yield from _flights(devices, background, turns, num, (exposure, deadtime), metadata))
 
@@ -290,7 +294,7 @@ def _steps(
 ) -> MsgGenerator:
     exposure = tomo["exposure"]
     fields = _hinted(devices.rotation)
-    metadata = _metadata(devices, background, plan_name, tomo | _given(*fields[:1]), md, dimension=fields)
+    metadata = _metadata(devices, background, plan_name, tomo | {"angle_key": fields[0]}, md, dimension=fields)
 
     def projections() -> MsgGenerator:
         yield from prepare(devices.detector, exposure)
@@ -347,8 +351,8 @@ def _hinted(device: Any) -> list[str]:
     return list(fields or [device.name])
 
 
-def _given(angle_key: str | None) -> dict[str, str]:
-    return {} if angle_key is None else {"angle_key": angle_key}
+def _given(**told: str | None) -> dict[str, str]:
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _metadata(

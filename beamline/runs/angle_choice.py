@@ -59,9 +59,13 @@ def choose_angles(sources: RunAngles) -> ChosenAngles:
 
 
 def _take(candidate: Candidate, known: NDArray[np.bool_], told_unit: object, passed_over: list[Caveat]) -> ChosenAngles:
-    unit = parse_unit(told_unit if isinstance(told_unit, str) else None) or parse_unit(candidate.unit)
+    told, own = parse_unit(told_unit if isinstance(told_unit, str) else None), parse_unit(candidate.unit)
+    # What the device says of its own numbers is surer than what a plan says; of planned ones, the plan knows.
+    unit = told or own if candidate.origin == PLANNED else own or told
     angles = Angles(candidate.values[known], unit, candidate.origin, candidate.source)
     caveats = [*passed_over]
+    if candidate.origin != PLANNED and own and told and own != told:
+        caveats.append(_doubt_unit(candidate.origin, own, told))
     reason = "measured with the run"
     if candidate.origin == PLANNED:
         reason = "the run recorded none"
@@ -82,6 +86,14 @@ def _check_told_key(sources: RunAngles) -> list[Caveat]:
         return []
     message = f"the plan says that {told} holds the angles, but no stream of projections has it; others are taken"
     return [Caveat("angles-passed-over", message)]
+
+
+def _doubt_unit(origin: str, own: str, told: str) -> Caveat:
+    message = (
+        f"{origin} is in {own}s by its own description, but the plan says {told}s: {own}s are taken; if the plan is "
+        f"right, --set scan.angle_unit={told}"
+    )
+    return Caveat("angle-unit-contradicted", message)
 
 
 def _doubt_constant(candidate: Candidate, known: NDArray[np.bool_]) -> Caveat:

@@ -264,12 +264,23 @@ class RunAngles:
         if tomo.get("mode") in ("interlaced", "golden") or tomo.get("rotations", 1) != 1 or tomo.get("offsets"):
             return None
         limits = _limits(tomo) or _limits(self.reference["start"]) or _limits(plan if isinstance(plan, Mapping) else {})
-        number = planned_frames(self.reference) or len(self.table)
+        places = self._places()
+        number = planned_frames(self.reference) or int(places.max(initial=-1)) + 1
         if limits is None or number < 2:
             return None
+        if places.max() >= number:  # numbers that go on from darks or flats tell nothing of the plan
+            places = np.arange(len(self.table))
         steps = number - 1 if tomo.get("endpoint") is True else number
-        values = limits[0] + (limits[1] - limits[0]) / steps * np.arange(len(self.table), dtype=np.float64)
-        return Candidate(PLANNED, values)
+        return Candidate(PLANNED, limits[0] + (limits[1] - limits[0]) / steps * places.astype(np.float64))
+
+    def _places(self) -> NDArray[np.intp]:
+        """Tell which of the planned projections each frame is: by `seq_num`, so that frames which are lost count."""
+        per_event, ordinals = set(self.table.per_index), np.arange(len(self.table))
+        if len(per_event) != 1:
+            return ordinals
+        places = (self.table.seq_num - 1) * per_event.pop() + self.table.sub
+        # Streams of different names are numbered anew.
+        return places if (places >= 0).all() and (np.diff(places) > 0).all() else ordinals
 
 
 def _limits(metadata: Mapping[str, Any]) -> tuple[float, float] | None:

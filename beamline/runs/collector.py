@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 from urllib.parse import quote
 
 from event_model import DocumentRouter
 
-from .reference import FORMAT, frames_per_index
+from .collected_stream import CollectedStream
+from .reference import FORMAT
 
 __all__ = ["RunCollector", "RunEvent", "RunsCollector", "plain_json"]
 
@@ -59,108 +59,6 @@ def plain_json(value: Any, depth: int = 0) -> Any:
     return str(value)
 
 
-class _Part(NamedTuple):
-    """Indices of a resource that follow each other, with their `seq_num` and their place in the acquisition."""
-
-    first: int
-    length: int
-    seq_num: int
-    position: int
-    frames_per_index: int
-
-    def cut(self, begin: int, end: int) -> _Part:
-        """Take some of the indices, counted from the first."""
-        position = self.position + begin * self.frames_per_index
-        return self._replace(
-            first=self.first + begin, length=end - begin, seq_num=self.seq_num + begin, position=position
-        )
-
-    def goes_on_in(self, other: _Part) -> bool:
-        """Tell whether another part follows without a gap."""
-        return other == self.cut(self.length, self.length + other.length)
-
-    def without(self, other: _Part) -> Iterator[_Part]:
-        """Leave out the indices whose `seq_num` the other part has, too."""
-        begin = min(self.length, max(0, other.seq_num - self.seq_num))
-        end = min(self.length, max(0, other.seq_num + other.length - self.seq_num))
-        if begin:
-            yield self.cut(0, begin)
-        if end < self.length:
-            yield self.cut(end, self.length)
-
-
-@dataclass
-class _Stream:
-    """One descriptor, and what came for it."""
-
-    uid: str
-    name: str
-    time: float
-    data_keys: dict[str, dict[str, Any]]
-    columns: tuple[str, ...]
-    events: dict[int, tuple[float, list[float | None]]] = field(default_factory=dict)
-    resources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    parts: dict[str, list[_Part]] = field(default_factory=dict)
-    last: dict[str, int] = field(default_factory=dict)
-
-    def add_part(self, uid: str, resource: Mapping[str, Any], part: _Part) -> None:
-        """Enter frames of a resource; earlier ones of the same `seq_num` no longer count."""
-        key, stop = resource["data_key"], part.seq_num + part.length
-        if part.seq_num < self.last.get(key, 0):
-            self._forget(key, part)
-        self.resources.setdefault(uid, dict(resource))
-        parts = self.parts.setdefault(uid, [])
-        if parts and parts[-1].goes_on_in(part):
-            parts[-1] = parts[-1].cut(0, parts[-1].length + part.length)
-        else:
-            parts.append(part)
-        self.last[key] = max(self.last.get(key, 0), stop)
-
-    def _forget(self, key: str, part: _Part) -> None:
-        for uid, resource in self.resources.items():
-            if resource["data_key"] == key:
-                self.parts[uid] = [rest for earlier in self.parts[uid] for rest in earlier.without(part)]
-
-    def add_event(self, doc: Mapping[str, Any]) -> None:
-        """Take one event; of a monitored device, the time that it gave its value itself."""
-        data, time = doc["data"], float(doc["time"])
-        if self.name.endswith("_monitor") and self.columns:
-            time = _number(doc.get("timestamps", {}).get(self.columns[0])) or time
-        self.events[int(doc["seq_num"])] = (time, [_number(data.get(key)) for key in self.columns])
-
-    def as_json(self) -> dict[str, Any]:
-        events = sorted(self.events.items())
-        columns = {key: [values[k] for _, (_, values) in events] for k, key in enumerate(self.columns)}
-        return {
-            "uid": self.uid,
-            "name": self.name,
-            "time": self.time,
-            "data_keys": self.data_keys,
-            "seq_nums": [seq_num for seq_num, _ in events],
-            "times": [time for _, (time, _) in events],
-            "columns": {key: column for key, column in columns.items() if any(value is not None for value in column)},
-            "resources": [
-                {
-                    **resource,
-                    "ranges": [[part.first, part.first + part.length, part.seq_num] for part in self.parts[uid]],
-                    "positions": [part.position for part in self.parts[uid]],
-                }
-                for uid, resource in self.resources.items()
-                if self.parts[uid]
-            ],
-        }
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, str | bytes | bool) or value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 class RunCollector(DocumentRouter):
     """Collects the documents of one run; `reference` gives what came so far.
 
@@ -174,32 +72,57 @@ class RunCollector(DocumentRouter):
 
     def _forget(self) -> None:
         self._stop: dict[str, Any] | None = None
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, CollectedStream] = {}
         self._resources: dict[str, dict[str, Any]] = {}
         self._datums: dict[str, tuple[str, int]] = {}
         self._points: dict[str, int] = {}
         self._num_frames: dict[str, int] = {}
+        self._next_seq_num: dict[tuple[str, str], int] = {}
 
-    def _add(self, stream: _Stream, uid: str, resource: dict[str, Any], indices: range, seq_num: int) -> None:
+    def _add(self, stream: CollectedStream, uid: str, resource: dict[str, Any], indices: range, seq_num: int) -> None:
         """Enter frames, counting them by data key in the order of acquisition."""
-        key, number = resource["data_key"], frames_per_index({"data_keys": stream.data_keys}, resource)
-        position = self._num_frames.get(key, 0)
-        self._num_frames[key] = position + number * len(indices)
-        stream.add_part(uid, resource, _Part(indices.start, len(indices), seq_num, position, number))
+        key, position = resource["data_key"], self._num_frames.get(resource["data_key"], 0)
+        self._num_frames[key] = position + stream.frames_per_index(resource) * len(indices)
+        self._next_seq_num[stream.name, key] = seq_num + len(indices)
+        stream.add_frames(uid, resource, indices, seq_num, position)
 
     @property
-    def reference(self) -> dict[str, Any]:
-        """The run reference, see `quietbeam.beamline.runs.reference`.
+    def uid(self) -> str:
+        """Uid of the run.
 
         Raises
         ------
         ValueError
             If no start document came.
         """
+        return str(self._started()["uid"])
+
+    def _started(self) -> dict[str, Any]:
         if self._start is None:
             raise ValueError("expected a start document first, got none")
-        streams = [stream.as_json() for stream in self._streams.values()]
-        return {"format": FORMAT, "start": self._start, "stop": self._stop, "streams": streams}
+        return self._start
+
+    def snapshot(self) -> RunCollector:
+        """Copy what came so far, for another thread to make the reference of; takes microseconds."""
+        copy = RunCollector()
+        copy._start, copy._stop = self._start, self._stop
+        copy._streams = {uid: stream.copy() for uid, stream in self._streams.items()}
+        return copy
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The run reference, see `quietbeam.beamline.runs.reference`; made anew each time.
+
+        Without any data in files there are no frames whose angles the events could tell: they are left out.
+
+        Raises
+        ------
+        ValueError
+            If no start document came.
+        """
+        start, with_events = self._started(), any(stream.is_external for stream in self._streams.values())
+        streams = [stream.as_json(with_events=with_events) for stream in self._streams.values()]
+        return {"format": FORMAT, "start": start, "stop": self._stop, "streams": streams}
 
     def start(self, doc: Any) -> None:
         """Begin a run."""
@@ -218,7 +141,7 @@ class RunCollector(DocumentRouter):
         }
         columns = tuple(key for key, entry in data_keys.items() if "external" not in entry and self._may_be_angle(key))
         uid, name = str(doc["uid"]), str(doc.get("name", "primary"))
-        self._streams[uid] = _Stream(uid, name, float(doc["time"]), data_keys, columns)
+        self._streams[uid] = CollectedStream(uid, name, float(doc["time"]), data_keys, columns)
 
     def _may_be_angle(self, key: str) -> bool:
         start = self._start or {}
@@ -252,11 +175,13 @@ class RunCollector(DocumentRouter):
         """Take a range of frames that were streamed to a file."""
         indices, seq_nums = doc["indices"], doc["seq_nums"]
         frames = range(int(indices["start"]), int(indices["stop"]))
+        stream, uid = self._streams[doc["descriptor"]], doc["stream_resource"]
+        resource = self._resources[uid]
         # Some writers leave the numbers out; the frames then are events in the order in which they came.
-        first = int(seq_nums["start"]) if seq_nums["stop"] > seq_nums["start"] else frames.start + 1
+        following = self._next_seq_num.get((stream.name, resource["data_key"]), 1)
+        first = int(seq_nums["start"]) if seq_nums["stop"] > seq_nums["start"] else following
         if frames:
-            uid = doc["stream_resource"]
-            self._add(self._streams[doc["descriptor"]], uid, self._resources[uid], frames, first)
+            self._add(stream, uid, resource, frames, first)
 
     def resource(self, doc: Any) -> None:
         """Take the name of a file that events point into, as ophyd writes it."""
@@ -296,10 +221,11 @@ class RunsCollector:
     Parameters
     ----------
     tell : callable
-        Gets the reference of a run so far, and what happened: a `RunEvent`.
+        Gets a run so far, which no longer changes, and what happened: a `RunEvent`. To make the reference of a long
+        run takes a while: better in another thread than in that which the documents come in.
     """
 
-    def __init__(self, tell: Callable[[dict[str, Any], RunEvent], None]) -> None:
+    def __init__(self, tell: Callable[[RunCollector, RunEvent], None]) -> None:
         self._tell = tell
         self._runs: dict[str, RunCollector] = {}
         self._run_of: dict[str, str] = {}
@@ -314,20 +240,20 @@ class RunsCollector:
         if run is None:
             return
         run(name, dict(doc))
-        if name in ("start", "stop"):
-            self._tell(run.reference, "start" if name == "start" else "stop")
+        if name == "start":
+            self._tell(run.snapshot(), "start")
         elif name in ("event", "event_page", "stream_datum") and doc["descriptor"] in self._silent:
             self._silent.discard(doc["descriptor"])
-            self._tell(run.reference, "stream")
-        if name == "stop":
+            self._tell(run.snapshot(), "stream")
+        elif name == "stop":
             self._end(uid)
+            self._tell(run, "stop")
 
     def _begin(self, uid: str) -> None:
         self._end(uid)
         self._runs[uid] = RunCollector()
         if len(self._runs) > _MAX_OPEN_RUNS:
-            oldest = next(iter(self._runs))
-            lost = self._runs[oldest].reference
+            oldest, lost = next(iter(self._runs.items()))
             self._end(oldest)
             self._tell(lost, "lost")
 
@@ -338,8 +264,8 @@ class RunsCollector:
             run = str(doc.get("run_start") or next(reversed(self._runs), ""))
             if run in self._runs:
                 self._run_of[doc["uid"]] = run
-            if name == "descriptor":
-                self._silent.add(doc["uid"])
+                if name == "descriptor":
+                    self._silent.add(doc["uid"])
             return run
         if name == "stop":
             return str(doc["run_start"])

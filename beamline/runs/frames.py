@@ -106,8 +106,10 @@ def find_run_frames(table: FrameTable, files: ReadyFiles) -> FrameStack:
 
     Raises
     ------
+    NotReadyError
+        If a file does not come, cannot be opened, or holds too few frames when the time is over.
     ScanError
-        If a file or frame is missing, or the frames are of different sizes.
+        If a TIFF file is missing, the frames are of different sizes, or their kind cannot be read.
     """
     used = [int(number) for number in np.unique(table.resource)]
     files.wait(_needs(table, used))

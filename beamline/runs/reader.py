@@ -30,7 +30,7 @@ from .reference import (
     Role,
     choose_detector,
     frame_streams,
-    image_keys,
+    frames_key,
     needed_dark_flat_uid,
     planned_frames,
     run_uid,
@@ -153,15 +153,7 @@ class _Background(NamedTuple):
 def _table(reference: Mapping[str, Any], role: Role, detector: str) -> FrameTable:
     """List the frames of one kind: of the detector, or of the only one that a stream has."""
     streams = frame_streams(reference, role)
-    keys = [_key_in(stream, detector) for stream in streams]
-    return frame_table(streams, keys)
-
-
-def _key_in(stream: Mapping[str, Any], detector: str) -> str:
-    keys = image_keys(stream)
-    if detector in keys or len(keys) != 1:
-        return detector
-    return keys[0]
+    return frame_table(streams, [frames_key(stream, detector) for stream in streams])
 
 
 def _roots(references: Sequence[Mapping[str, Any] | None], settings: ScanSettings) -> tuple[Path, ...]:

@@ -154,7 +154,13 @@ class ReadyFiles:
             time.sleep(min(_POLL_SECONDS, left))
 
     def count(self, need: Need) -> int:
-        """Count the indices of a dataset, however many there should be; 0 if the file cannot be read."""
+        """Count the indices of a dataset, however many there should be; 0 if the file cannot be read.
+
+        Raises
+        ------
+        NotReadyError
+            If the file does not come.
+        """
         return _look(self.local(need.uri), need, self.roots).length
 
     def caveats(self) -> tuple[Caveat, ...]:

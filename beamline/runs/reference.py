@@ -44,6 +44,7 @@ __all__ = [
     "counted_frames",
     "detector_keys",
     "frame_streams",
+    "frames_key",
     "frames_per_index",
     "has_projections",
     "image_keys",
@@ -281,18 +282,47 @@ def frames_per_index(stream: Mapping[str, Any], resource: Mapping[str, Any]) -> 
 
 
 def counted_frames(reference: Mapping[str, Any], detector: str | None = None) -> dict[Role, int]:
-    """Count the frames of each kind that the documents tell of, a repeated `seq_num` once."""
-    keys = [detector] if detector else detector_keys(reference)[:1]
-    return {role: sum(map(len, _indices(reference, role, keys))) for role in ROLES}
+    """Count the frames of each kind that the documents tell of, a repeated `seq_num` once.
+
+    Parameters
+    ----------
+    reference : dict
+        The run.
+    detector : str, optional
+        Data key with the frames; if not given, that of `choose_detector`, or the first where it cannot choose.
+
+    Returns
+    -------
+    dict
+        Numbers of frames.
+    """
+    key = detector or _likeliest_detector(reference)
+    return {role: sum(map(len, _indices(reference, role, key))) for role in ROLES}
 
 
-def _indices(reference: Mapping[str, Any], role: Role, keys: list[str]) -> Iterator[range]:
+def _likeliest_detector(reference: Mapping[str, Any]) -> str:
+    try:
+        return choose_detector(reference)
+    except ValueError:
+        # A run of darks and flats alone has no projections.
+        keys = detector_keys(reference) or [key for stream in reference["streams"] for key in image_keys(stream)]
+        told = tomo_metadata(reference).get("detector")
+        named = [key for key in keys if isinstance(told, str) and told and key.startswith(told)]
+        return next(iter(named or keys), "")
+
+
+def _indices(reference: Mapping[str, Any], role: Role, detector: str) -> Iterator[range]:
     for stream in frame_streams(reference, role):
-        images = _image_resources(stream)
-        wanted = [resource for resource in images if resource["data_key"] in keys] or images
-        for resource in wanted:
+        key = frames_key(stream, detector)
+        for resource in (entry for entry in stream["resources"] if entry["data_key"] == key):
             number = frames_per_index(stream, resource)
             yield from (range(first * number, stop * number) for first, stop, _ in resource["ranges"])
+
+
+def frames_key(stream: Mapping[str, Any], detector: str) -> str:
+    """Choose the data key with the frames of a stream: the detector, or the only one that the stream has."""
+    keys = image_keys(stream)
+    return keys[0] if detector not in keys and len(keys) == 1 else detector
 
 
 def has_projections(reference: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from bluesky import RunEngine
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus, RunEngineInterrupted
+from ophyd_async.core import init_devices
 
 from quietbeam.beamline import plans
 from quietbeam.beamline.plans import tomo_fly_scan, tomo_golden_scan, tomo_interlaced_scan, tomo_step_scan
@@ -22,7 +23,7 @@ from quietbeam.beamline.runs.reference import counted_frames, planned_frames
 from quietbeam.reconstruction.phantom import project_foam
 from quietbeam.reconstruction.scan_patterns import GOLDEN_SECTION
 
-from .end_station import ANGLE, DATA, OFFSET, close_run_engine
+from .end_station import ANGLE, DATA, OFFSET, Shutter, close_run_engine
 
 FRAMES = {"num_darks": 3, "num_flats": 4, "out_of_beam": 20.0}
 EXPOSURE = 0.001
@@ -128,10 +129,21 @@ def test_metadata_tell_the_scan_and_the_caller_has_the_last_word(station):
     tomo = start["tomo"]
     assert tomo["mode"] == "interlaced"
     assert (tomo["detector"], tomo["rotation"], tomo["angle_key"]) == ("detector", "rotation", "k")
+    assert tomo["angle_unit"] == "deg"  # of the offsets
     assert tomo["streams"] == {"projections": "primary", "flat": "flat", "dark": "dark"}
     assert (tomo["num"], tomo["rotations"], tomo["num_projections"]) == (3, 4, 12)
     assert np.abs(np.subtract(tomo["offsets"], [0, 30, 15, 45])).max() < ROUNDING
     event_model.schema_validators[event_model.DocumentNames.start].validate(start)
+
+
+@pytest.mark.parametrize("plan", [tomo_step_scan, tomo_fly_scan])
+@pytest.mark.parametrize("unit", [None, "rad"])
+def test_the_unit_of_the_stage_is_told_only_if_it_is_given(station, plan, unit):
+    settings = {"num": 2, "exposure": EXPOSURE, "num_darks": 0, "num_flats": 0, "angle_unit": unit}
+    (start,) = run(station, plan(*devices(station)[:2], **settings))["start"]
+    assert {name: value for name, value in start["tomo"].items() if name == "angle_unit"} == (
+        {} if unit is None else {"angle_unit": unit}
+    )
 
 
 @pytest.mark.parametrize("stream", ["flat", "primary"])
@@ -148,6 +160,56 @@ def test_a_failing_scan_leaves_the_end_station_as_it_was(station, stream):
     station.detector.camera.broken = False
     run(station, tomo_fly_scan(*devices(station), num=5, exposure=EXPOSURE, **FRAMES))
     assert left(station) == (1.5, 0.0, False)
+
+
+class JammedShutter(Shutter):
+    """Opens, and then does not close again."""
+
+    opened = False
+
+    def set(self, value):
+        if self.opened and not value:
+            raise RuntimeError("the shutter is jammed")
+        self.opened = value
+        return super().set(value)
+
+
+@pytest.mark.parametrize("stream", ["flat", "primary"])
+def test_what_can_be_put_back_is_put_back_if_the_shutter_fails(station, stream):
+    """The sample is out of the beam while flats are taken, the velocity is set while projections are."""
+
+    def break_camera(name, doc):
+        station.detector.camera.broken = doc["name"] == stream
+
+    with init_devices():
+        shutter = JammedShutter()
+    station.RE.subscribe(break_camera, "descriptor")
+    station.RE(bps.mv(station.x, 1.5))
+    with pytest.raises(RuntimeError, match="the shutter is jammed"):
+        station.RE(
+            tomo_fly_scan(station.detector, station.rotation, station.x, shutter, num=5, exposure=EXPOSURE, **FRAMES)
+        )
+    assert left(station)[:2] == (1.5, 0.0)
+
+
+def test_the_velocity_is_put_back_if_the_sample_stage_fails(station):
+    moves = []
+
+    def break_stage(message):
+        if message.command == "set" and message.obj is station.x:
+            moves.append(message)
+            if len(moves) == 3:  # out of the beam, back, and once more in the end
+                return jam(), None
+        return None, None
+
+    def jam():
+        yield from bps.null()
+        raise RuntimeError("the stage is stuck")
+
+    plan = tomo_fly_scan(*devices(station), num=5, exposure=EXPOSURE, **FRAMES)
+    with pytest.raises(RuntimeError, match="the stage is stuck"):
+        station.RE(bpp.plan_mutator(plan, break_stage))
+    assert left(station) == (0.0, 0.0, False)
 
 
 @pytest.mark.parametrize("ending", ["abort", "resume"])
@@ -226,8 +288,11 @@ def test_step_scan_of_devices_that_are_not_of_ophyd_async():
         assert {doc["name"]: 0 for doc in collector.descriptor[uid]} == {"dark": 0, "flat": 0, "primary": 0}
         assert collector.stop[uid]["num_events"] == {"dark": 3, "flat": 4, "primary": 4}
         assert (x.position, shutter.position) == (1.0, 0)
+        seen = []
+        RE.msg_hook = seen.append
         with pytest.raises(ValueError, match="set the exposure on camera itself"):
-            RE(tomo_step_scan(detector, motor, num=4, num_darks=0, num_flats=0, exposure=0.1))
+            RE(tomo_step_scan(detector, motor, x, shutter, num=4, exposure=0.1, **FRAMES, **settings))
+        assert not {message.command for message in seen} & {"open_run", "set", "stage"}
         with pytest.raises(TypeError, match="camera cannot be prepared and kicked off"):
             RE(tomo_fly_scan(detector, motor, num=4, num_darks=0, num_flats=0))
     finally:
@@ -269,8 +334,10 @@ def test_queueserver_takes_the_plans(station):
     ours = {"name": "tomo_fly_scan", "user_group": "root", "args": ["detector", "rotation"], "kwargs": {"num": 5}}
     allowed = {"allowed_plans": found, "allowed_devices": devices_}
     assert profile_ops.validate_plan(ours, **allowed) == (True, "")
-    wrong = ours | {"kwargs": {"num": "many"}}
-    assert profile_ops.validate_plan(wrong, **allowed)[0] is False
+    for wrong in ({"num": "many"}, {"angle_unit": "grad"}):
+        assert profile_ops.validate_plan(ours | {"kwargs": wrong}, **allowed)[0] is False
+    for right in ({"angle_unit": "rad"}, {"angle_unit": None}):
+        assert profile_ops.validate_plan(ours | {"kwargs": right}, **allowed) == (True, "")
     prepared = profile_ops.prepare_plan(
         ours | {"kwargs": {"num": 5, "exposure": EXPOSURE, "num_darks": 0, "num_flats": 0}},
         plans_in_nspace=profile_ops.plans_from_nspace(namespace),

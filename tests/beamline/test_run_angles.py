@@ -9,7 +9,7 @@ import pytest
 
 from quietbeam.reconstruction.errors import ScanError
 
-from .bluesky_runs import ANGLES, DATASET, angles_in, bench, check, codes, decisions, step_scan, take
+from .bluesky_runs import ANGLES, DATASET, ROUNDING, angles_in, bench, check, codes, decisions, step_scan, take
 
 TIMES = "/entry/instrument/NDAttributes/NDArrayTimeStamp"
 
@@ -62,10 +62,26 @@ class TestAngles:
 
     @pytest.mark.parametrize(("unit", "taken"), [("rad", "radian"), ("degrees", "degree")])
     def test_told_unit(self, made, unit, taken):
-        """Angles that could be either: 0 to 3.14 of something, which the plan names."""
+        """Angles that could be either: 0 to 3.14 of something, which the plan names, as the stage does not."""
         angles = np.linspace(0, 3.0, 12)
-        scan = made.open(made.run(step_scan(made, [made.detector()], angles, md={"tomo": {"angle_unit": unit}})))
+        reference = made.run(step_scan(made, [made.detector()], angles, md={"tomo": {"angle_unit": unit}}))
+        del reference["streams"][-1]["data_keys"]["rotation"]["units"]
+        scan = made.open(reference)
         assert decisions(scan)["angles"].startswith(taken)
+        assert "angle-unit-contradicted" not in codes(scan)
+
+    def test_unit_of_the_stage_comes_before_that_of_the_plan(self, made):
+        angles = np.linspace(0, 3.0, 12)
+        tomo = {"angle_unit": "deg", "start": 0.0, "stop": 180.0}
+        reference = made.run(step_scan(made, [made.detector()], angles, md={"tomo": tomo}))
+        reference["streams"][-1]["data_keys"]["rotation"]["units"] = "rad"
+        scan = made.open(reference)
+        np.testing.assert_allclose(scan.theta, angles)
+        assert codes(scan) == ["angle-unit-contradicted"]
+        assert "in radians by its own description, but the plan says degrees" in scan.caveats[0].message
+        assert scan.caveats[0].message.endswith("--set scan.angle_unit=degree")
+        del reference["streams"][-1]["columns"]["rotation"]
+        np.testing.assert_allclose(np.rad2deg(made.open(reference).theta), ANGLES)
 
     def test_numbers_missing_at_the_end(self, made):
         encoder = made.numbers("panda", key="panda-angle")
@@ -114,6 +130,26 @@ class TestAngles:
         assert decisions(scan)["angles of the run"] == "the start document"
         reference["start"]["tomo"] |= {"num": 12, "endpoint": True}
         np.testing.assert_allclose(np.rad2deg(made.open(reference).theta), np.linspace(0, 180, 12))
+
+    def test_planned_angles_where_frames_were_lost(self, made):
+        """Frames 5 and 6 never came: those behind keep the angles that were planned for them."""
+        planned = np.arange(14) * 180 / 14
+        taken, md = np.delete(planned, [4, 5]), {"tomo": {"start": 0.0, "stop": 180.0, "num": 14}}
+        reference = made.run(step_scan(made, [made.detector()], taken, read_rotation=False, md=md))
+        resource = reference["streams"][-1]["resources"][0]
+        resource |= {"ranges": [[6, 10, 1], [10, 18, 7]], "positions": [6, 12]}
+        scan = made.open(reference)
+        np.testing.assert_allclose(np.rad2deg(scan.theta), taken)
+        np.testing.assert_allclose(angles_in(scan), taken, atol=ROUNDING)
+        del reference["start"]["tomo"]["num"]
+        np.testing.assert_allclose(np.rad2deg(made.open(reference).theta), taken)
+
+    def test_planned_angles_of_numbers_that_begin_elsewhere(self, made):
+        """Where `seq_num` goes on from darks and flats, it does not tell the place in the plan."""
+        md = {"tomo": {"start": 0.0, "stop": 180.0, "num": 12}}
+        reference = made.run(step_scan(made, [made.detector()], ANGLES, read_rotation=False, md=md))
+        reference["streams"][-1]["resources"][0]["ranges"] = [[6, 18, 7]]
+        check(made.open(reference))
 
     def test_planned_angles_of_many_turns_are_not_used(self, made):
         tomo = {"start": 0.0, "stop": 180.0, "num": 12, "mode": "interlaced", "rotations": 4}

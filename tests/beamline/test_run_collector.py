@@ -4,6 +4,8 @@ import copy
 import json
 import subprocess
 import sys
+import time
+import tracemalloc
 from collections import Counter
 
 import bluesky.plan_stubs as bps
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quietbeam.beamline.hook import PostScan
 from quietbeam.beamline.runs.collector import RunCollector, RunsCollector, plain_json
 from quietbeam.beamline.runs.reference import check_reference, counted_frames, run_uid
 
@@ -126,10 +129,11 @@ def test_last_frame_of_each_number_counts(batches):
 class TestRunsCollector:
     def collect(self, documents):
         told = []
-        runs = RunsCollector(lambda reference, event: told.append((event, reference)))
+        runs = RunsCollector(lambda run, event: told.append((event, run)))
         for name, document in documents:
             runs(name, document)
-        return told, runs
+        # Made only now: what was told before must not have changed.
+        return [(event, run.reference) for event, run in told], runs
 
     def test_events_of_a_run(self, made):
         reference = made.run(step_scan(made, [made.detector()], ANGLES))
@@ -137,6 +141,7 @@ class TestRunsCollector:
         assert [event for event, _ in told] == ["start", "stream", "stream", "stream", "stop"]
         assert told[0][1]["streams"] == []
         assert told[3][1]["streams"][-1]["resources"][0]["ranges"] == [[6, 7, 1]]
+        assert len(told[3][1]["streams"][-1]["seq_nums"]) <= 1
         assert told[-1][1] == reference
 
     def test_interleaved_runs(self, made):
@@ -166,14 +171,85 @@ class TestRunsCollector:
     def test_begun_in_the_middle(self, made):
         """A collector that is subscribed late passes over what it cannot place."""
         made.run(step_scan(made, [made.detector(classic=True)], ANGLES))
-        told, _ = self.collect(made.documents[1:])
+        told, runs = self.collect(made.documents[1:])
         assert told == []
+        assert not any(vars(runs)[name] for name in ("_runs", "_run_of", "_silent"))
 
     def test_runs_that_never_end(self):
         told, _ = self.collect([("start", {"uid": str(number), "time": 0.0}) for number in range(70)])
         lost = [run_uid(reference) for event, reference in told if event == "lost"]
         assert lost == [str(number) for number in range(6)]
         assert Counter(event for event, _ in told)["start"] == 70
+
+
+def long_run(num, *data_keys, frames=False):
+    """Documents of a run whose events have numbers, and one frame before them if wanted."""
+    yield "start", {"uid": "run", "time": 0.0, "motors": ["motor"], "tomo": {}}
+    if frames:
+        key = {"det": {"shape": [1, 8, 8], "external": "STREAM:"}}
+        yield "descriptor", {"uid": "frames", "run_start": "run", "name": "primary", "time": 0.0, "data_keys": key}
+    keys = {key: {"shape": [], "dtype": "number"} for key in data_keys}
+    yield "descriptor", {"uid": "d", "run_start": "run", "name": "x_monitor", "time": 0.0, "data_keys": keys}
+    for number in range(num):
+        data = {"data": dict.fromkeys(data_keys, float(number)), "timestamps": {}}
+        yield "event", data | {"descriptor": "d", "uid": str(number), "seq_num": number + 1, "time": float(number)}
+    yield "stop", {"uid": "stop", "run_start": "run", "time": 0.0, "exit_status": "success"}
+
+
+class TestLongRuns:
+    @pytest.mark.parametrize(("key", "bytes_per_event"), [("counts", 0.5), ("theta", 32)])
+    def test_memory(self, key, bytes_per_event):
+        """Nothing is kept of events that tell no angle, and three numbers of each of the others, with room to grow."""
+        num, runs = 50_000, RunsCollector(lambda run, event: None)
+        tracemalloc.start()
+        for name, document in long_run(num, key):
+            if name == "stop":
+                held = tracemalloc.get_traced_memory()[0]
+                tracemalloc.stop()
+            runs(name, document)
+        assert held < bytes_per_event * num
+
+    def test_the_end_takes_no_time_in_the_callers_thread(self, tmp_path):
+        """To make the reference of so many events takes some milliseconds; the shortest time tells if it is made."""
+        hook, seconds = PostScan(tmp_path / "jobs.db"), []
+        for _ in range(3):
+            for name, document in long_run(10_000, "theta", frames=True):
+                begin = time.perf_counter()
+                hook(name, document)
+            seconds.append(time.perf_counter() - begin)
+            assert hook.flush()
+        assert len(hook.destination.queue().run("run")["streams"][1]["times"]) == 10_000
+        assert (hook.errors, min(seconds) < 1e-3) == (0, True)
+        hook.close()
+
+    @pytest.mark.parametrize(("frames", "kept"), [(True, [1, 2, 3]), (False, [])])
+    def test_events_beside_frames_only(self, frames, kept):
+        """Angles are of use only for frames: the reference of any other scan stays small."""
+        stream = collect(long_run(3, "motor", frames=frames))["streams"][-1]
+        assert stream["seq_nums"] == kept
+        assert stream["columns"] == ({"motor": [0.0, 1.0, 2.0]} if kept else {})
+
+    def test_values_that_are_no_numbers(self):
+        documents = list(long_run(4, "theta", "counts", frames=True))
+        for (_, event), value in zip(documents[3:7], (1.5, "moving", float("nan"), True), strict=True):
+            event["data"]["theta"] = value
+        again = ("event", documents[4][1] | {"data": {"theta": 2.5, "counts": 0}, "time": 9.0})
+        stream = collect([*documents[:-1], again])["streams"][-1]
+        assert stream["columns"] == {"theta": [1.5, 2.5, None, None]}
+        assert stream["times"] == [0.0, 9.0, 2.0, 3.0]
+
+
+def test_frames_without_numbers():
+    """Where a writer leaves `seq_num` out, frames are counted in their stream, not in the file that streams share."""
+    key = {"det": {"shape": [1, 8, 8], "external": "STREAM:"}}
+    resource = {"uid": "file", "data_key": "det", "uri": "file:///a.h5", "mimetype": "x", "parameters": {}}
+    documents = [("start", {"uid": "run", "time": 0.0}), ("stream_resource", resource)]
+    for name, first, stop in (("dark", 0, 3), ("primary", 3, 5), ("primary", 5, 9)):
+        documents.append(("descriptor", {"uid": f"{name}{first}", "name": name, "time": 0.0, "data_keys": key}))
+        datum = {"descriptor": f"{name}{first}", "stream_resource": "file", "indices": {"start": first, "stop": stop}}
+        documents.append(("stream_datum", datum | {"seq_nums": {"start": 0, "stop": 0}}))
+    ranges = [stream["resources"][0]["ranges"] for stream in collect(documents)["streams"]]
+    assert ranges == [[[0, 3, 1]], [[3, 5, 1]], [[5, 9, 3]]]
 
 
 def test_plain_json():

@@ -12,6 +12,8 @@ import tifffile
 from bluesky.utils import RunEngineInterrupted
 
 from quietbeam.beamline.axis_search import find_axis
+from quietbeam.beamline.hook_rules import Rules
+from quietbeam.beamline.plans import tomo_step_scan
 from quietbeam.beamline.runs.local_files import local_file
 from quietbeam.beamline.runs.reference import with_dark_flat, write_reference
 from quietbeam.beamline.scan import ScanSettings, open_scan, scan_identity
@@ -19,7 +21,7 @@ from quietbeam.reconstruction.errors import ScanError
 from quietbeam.reconstruction.sections import split_angles
 
 from .bluesky_runs import ANGLES, DATASET, FLAT, angles_in, bench, check, codes, decisions, step_scan, take
-from .end_station import ANGLE
+from .end_station import ANGLE, OFFSET
 from .jobs import small_settings
 
 
@@ -139,6 +141,25 @@ class TestFrames:
         reference["start"]["tomo"] = {"detector": "left"}
         assert made.open(reference).sources[1].name == "left 0.h5"
 
+    def test_detectors_with_different_numbers_of_frames(self, made):
+        """A detector for looking on takes one frame: the one that the plan names counts, for the queue too."""
+        md = {"tomo": {"detector": "right", "num": len(ANGLES)}}
+        reference = made.run(step_scan(made, [made.detector("left"), made.detector("right")], ANGLES, md=md))
+        left = next(entry for entry in reference["streams"][-1]["resources"] if entry["data_key"] == "left")
+        left |= {"ranges": [[6, 7, 1]], "positions": [6]}
+        scan = made.open(reference)
+        check(scan)
+        assert codes(scan) == []
+        assert "of 12 projections" not in Rules().submission(reference).name
+
+    def test_numbers_with_a_gap(self, made):
+        """Frames 5 and 6 are not in the file: the angles of the others are those of the same event."""
+        reference = made.run(step_scan(made, [made.detector()], ANGLES))
+        reference["streams"][-1]["resources"][0] |= {"ranges": [[6, 10, 1], [12, 18, 7]], "positions": [6, 12]}
+        scan = made.open(reference)
+        check(scan, np.delete(ANGLES, [4, 5]))
+        np.testing.assert_array_equal(scan.positions, [*range(6, 10), *range(12, 18)])
+
     def test_links_lead_nowhere_else(self, made, tmp_path):
         det = made.detector()
         reference = made.run(step_scan(made, [det], ANGLES))
@@ -207,6 +228,35 @@ def open_reference(folder, reference, **settings):
 
 
 class TestDarksAndFlats:
+    def test_after_the_projections(self, made):
+        """One file, that begins with the projections."""
+        det = made.detector()
+
+        @bpp.stage_decorator([det])
+        @bpp.run_decorator(md={"motors": ["rotation"]})
+        def plan():
+            for angle in ANGLES:
+                yield from bps.mv(made.rotation, float(angle))
+                yield from bps.trigger_and_read([det, made.rotation], name="primary")
+            yield from take(made.beam, [det], "flat", "flat", 3)
+            yield from take(made.beam, [det], "dark", "dark", 3)
+
+        scan = made.open(made.run(plan()))
+        check(scan)
+        np.testing.assert_array_equal(scan.positions, np.arange(12))
+        np.testing.assert_array_equal(scan.flat_positions, np.arange(12, 15))
+
+    def test_after_the_projections_by_our_plan(self, station, tmp_path, record):
+        """A file for each kind."""
+        settings = {"num": 12, "exposure": 0.001, "num_darks": 2, "num_flats": 3, "out_of_beam": 20.0}
+        moved = (station.detector, station.rotation, station.x, station.shutter)
+        scan = open_reference(tmp_path, record(station, tomo_step_scan(*moved, flats="after", **settings)))
+        np.testing.assert_allclose(np.rad2deg(scan.theta), ANGLES)
+        assert abs(scan.darks(slice(None)).mean() - OFFSET) < 1
+        assert scan.projections(slice(None)).mean() < scan.flats(slice(None)).mean()
+        np.testing.assert_array_equal(scan.positions, np.arange(12))
+        np.testing.assert_array_equal(scan.flat_positions, [12, 13, 14])
+
     @pytest.fixture
     def two_runs(self, made):
         det = made.detector()

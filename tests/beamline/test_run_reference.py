@@ -116,6 +116,16 @@ class TestCounts:
         assert counted_frames(run)["projections"] == 28
         assert counted_frames(run, "other")["projections"] == 20
 
+    def test_counted_of_the_detector_that_the_plan_names(self):
+        run = reference(stream("primary", ("eye", "det"), 10), stream("flat", ("eye", "det")), tomo={"detector": "det"})
+        for entry in run["streams"]:
+            entry["resources"][0]["ranges"] = [[0, 1, 1]]
+        assert counted_frames(run) == {"projections": 10, "flats": 4, "darks": 0}
+        run["streams"].pop(0)
+        assert counted_frames(run) == {"projections": 0, "flats": 4, "darks": 0}
+        run["start"]["tomo"] = {}
+        assert counted_frames(run)["flats"] == 1
+
     @pytest.mark.parametrize(
         ("start", "number"),
         [
