@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from .jobs.queue import JobQueue, JobRow
+from .retrying import advice
 from .runs.reference import counted_frames, planned_frames
 
 __all__ = ["describe_job", "job_json", "queue_json"]
@@ -38,6 +39,7 @@ def _details(job: JobRow) -> Iterator[tuple[str, str]]:
     attempts = f", attempt {job.attempts} of {job.max_attempts}" if job.attempts else ""
     yield "state", f"{job.state.replace('_', ', ')}{attempts}"
     yield "reason", job.reason
+    yield "what to do", advice(job)
     yield "progress", job.progress if job.state == "running" else ""
     yield "not before", _when(job.not_before if job.state == "queued" and job.not_before > time.time() else None)
     yield "run", job.run_uid or ""

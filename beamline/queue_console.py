@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["queue_app"]
 
 FAILED, PARTIAL = 1, 4
-REFRESH_SECONDS = 2.0
+LOOK_BACK_SECONDS = 3600.0
+"""How much earlier than its start a watcher of a catalogue begins: what ended while it was down for a short time."""
 
 queue_app = typer.Typer()
 
@@ -32,6 +32,9 @@ QueueName = Annotated[
 ]
 Profile = Annotated[str | None, typer.Option(help="Name of a profile, or path of a TOML file. [default]")]
 Priority = Annotated[int | None, typer.Option(help="Higher first. [0]")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.NAME=VALUE", help="One setting; may be repeated.")
+]
 TiledUri = Annotated[
     str | None,
     typer.Option(
@@ -40,6 +43,15 @@ TiledUri = Annotated[
 ]
 WorkerConfig = Annotated[Path | None, typer.Option("--config", metavar="WORKER.TOML", help="Settings of the worker.")]
 Jobs = Annotated[list[str], typer.Argument(metavar="WHICH...", help="Number, -1 for the latest, run uid, or path.")]
+_FITTING = {
+    "--pattern": ("--dir",),
+    "--settle": ("--dir",),
+    "--bind": ("--zmq",),
+    "--prefix": ("--zmq",),
+    "--allow-remote": ("--zmq",),
+    "--since": ("--dir", "--tiled"),
+}
+"""Options of `watch`, and what they are for."""
 _WITH_NEGATIVE = {"ignore_unknown_options": True}
 """Lets -1 be an argument; what begins with two dashes is refused by `_names`."""
 
@@ -67,13 +79,17 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show the queue, or one job in detail."""
+    if watch and (as_json or which is not None):
+        raise typer.BadParameter("--watch shows the whole queue: give neither a job nor --json with it")
+    from .queue_view import show_again_and_again, show_job, show_queue
+
     opened = _existing(queue)
     if watch:
-        _show_again_and_again(opened)
+        show_again_and_again(opened)
     elif which is not None:
-        _show_job(opened, *_names([which]), as_json=as_json)
+        show_job(opened, *_names([which]), as_json=as_json)
     else:
-        _show_queue(opened, as_json=as_json)
+        show_queue(opened, as_json=as_json)
 
 
 @queue_app.command(context_settings=_WITH_NEGATIVE)
@@ -83,36 +99,52 @@ def submit(
     ],
     profile: Profile = None,
     priority: Priority = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="STAGE.NAME=VALUE", help="One setting; may be repeated.")
-    ] = None,
+    sets: Sets = None,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="The paths are on the worker's machine; they are not looked at here.")
+    ] = False,
     tiled: TiledUri = None,
     queue: QueueName = None,
 ) -> None:
     """Queue scans or runs now, whatever their plan asked for."""
+    from .queue_view import tell_of_profile
     from .watching.targets import submit_target
 
+    names = _names(targets)
     intake = _intake(queue, "console", profile=profile, priority=priority, settings=_settings(sets))
+    tell_of_profile(profile)
     with _catalogue(tiled) as client:
-        _report_each(_names(targets), lambda target: submit_target(intake, target, client))
+        _report_each(names, lambda target: submit_target(intake, target, client, elsewhere=elsewhere))
 
 
 @queue_app.command(context_settings=_WITH_NEGATIVE)
 def retry(
     which: Jobs,
     force: Annotated[bool, typer.Option("--force", help="Also a job that is done.")] = False,
+    sets: Sets = None,
+    priority: Priority = None,
     queue: QueueName = None,
 ) -> None:
-    """Queue jobs again that failed or were cancelled."""
-    opened = _existing(queue)
-    _change_each(_names(which), lambda name: opened.retry(name, force=force))
+    """Queue jobs again that failed or were cancelled; --set goes over the settings that they have.
+
+    With another profile a scan is another job: `quietbeam submit UID --profile NAME`.
+    """
+    from .retrying import retry_job
+
+    opened, settings = _existing(queue), _settings(sets)
+    _each(_names(which), lambda name: retry_job(opened, name, force=force, settings=settings, priority=priority))
 
 
 @queue_app.command(context_settings=_WITH_NEGATIVE)
 def cancel(which: Jobs, queue: QueueName = None) -> None:
     """Cancel jobs that wait or run."""
     opened = _existing(queue)
-    _change_each(_names(which), opened.cancel)
+
+    def cancelled(name: str) -> list[str]:
+        job = opened.cancel(name)
+        return [f"job {job.id}, {job.name}: {job.state}"]
+
+    _each(_names(which), cancelled)
 
 
 @queue_app.command("catch-up")
@@ -122,6 +154,7 @@ def catch_up(
     documents: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of runs' documents, *.jsonl.")] = None,
     profile: Profile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    config: WorkerConfig = None,
     queue: QueueName = None,
 ) -> None:
     """Queue runs that nobody submitted: the hook was off, its process was killed, a watcher was down."""
@@ -129,12 +162,15 @@ def catch_up(
 
     began = catching.parse_since(since)
     intake = _intake(queue, "catch-up", default=profile, dry_run=dry_run)
+    path_map = _path_map(config)
     with _catalogue(tiled) as client:
-        _report_caught(list(catching.catch_up(intake, since=began, tiled=client, documents=documents)))
+        caught = catching.catch_up(intake, since=began, tiled=client, documents=documents, path_map=path_map)
+        _report_caught(list(caught))
 
 
 @queue_app.command()
 def watch(
+    context: typer.Context,
     folder: Annotated[
         Path | None, typer.Option("--dir", metavar="DIR", help="Folder that scans are written to.")
     ] = None,
@@ -148,16 +184,17 @@ def watch(
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Also an address that others reach.")] = False,
     tiled: Annotated[str | None, typer.Option(metavar="URI", help="Catalogue of runs, or profile.")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Files or runs since: 2h, 2026-11-01. [all files; runs from now on]")
+        str | None,
+        typer.Option(help="Files or runs since: 2h, 2026-11-01. [all files; runs of the last hour and from now on]"),
     ] = None,
     profile: Profile = None,
     priority: Priority = None,
     queue: QueueName = None,
 ) -> None:
     """Queue each scan that is finished: in a folder, told over ZMQ, or in a Tiled catalogue."""
-    intake = _intake(queue, "watch", default=profile, default_priority=priority)
+    _check_fits(context, _one_of({"--dir": folder, "--zmq": zmq, "--tiled": tiled}))
     began = _since(since)
-    _one_of({"--dir": folder, "--zmq": zmq, "--tiled": tiled})
+    intake = _intake(queue, "watch", default=profile, default_priority=priority)
     if folder is not None:
         code = _watch_folder(intake, folder, pattern, settle, began)
     elif zmq is not None:
@@ -203,8 +240,11 @@ def _intake(
     queue: str | None, source: str, *, default: str | None = None, default_priority: int | None = None, **options: Any
 ) -> Intake:
     from .hook_rules import Rules
+    from .jobs.profiles import is_path
     from .watching.intake import Intake
 
+    if default and is_path(default):  # the worker would refuse each of its jobs
+        raise typer.BadParameter(f"--profile {default}: expected the name of a profile in the worker's folder, no path")
     opened = _open(queue)
     opened.check()
     return Intake(opened, source, Rules(default or "default", default_priority or 0), **options)
@@ -245,62 +285,27 @@ def _since(text: str | None) -> float | None:
     return parse_since(text) if text else None
 
 
-def _one_of(options: dict[str, object]) -> None:
-    if sum(value is not None for value in options.values()) != 1:
+def _one_of(options: dict[str, object]) -> str:
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
         raise typer.BadParameter(f"give one of {', '.join(options)}")
+    return given[0]
 
 
-def _show_queue(queue: JobQueue, *, as_json: bool) -> None:
-    if as_json:
-        from .job_details import queue_json
-
-        typer.echo(queue_json(queue))
-        return
-    from rich.console import Console
-
-    from .jobs.status import render_status
-
-    Console(width=None if sys.stdout.isatty() else 160).print(render_status(queue))
-
-
-def _show_job(queue: JobQueue, which: str, *, as_json: bool) -> None:
-    import json
-
-    from .job_details import describe_job, job_json
-
-    job = queue.find(which)
-    for line in [json.dumps(job_json(job), indent=1)] if as_json else describe_job(job):
-        typer.echo(line)
-
-
-def _show_again_and_again(queue: JobQueue) -> None:
-    from rich.live import Live
-
-    from .jobs.status import render_status
-
-    with Live(render_status(queue), auto_refresh=False, screen=sys.stdout.isatty()) as live:
-        try:
-            while True:
-                time.sleep(REFRESH_SECONDS)
-                live.update(render_status(queue), refresh=True)
-        except KeyboardInterrupt:
-            return
+def _check_fits(context: typer.Context, watched: str) -> None:
+    """Refuse options that say nothing of what is watched."""
+    for parameter in context.command.params:
+        source, name = context.get_parameter_source(parameter.name or ""), parameter.opts[0]
+        if watched not in _FITTING.get(name, watched) and source is not None and source.name != "DEFAULT":
+            raise typer.BadParameter(f"{name} goes with {' or '.join(_FITTING[name])}, not with {watched}")
 
 
 def _report_each(names: list[str], take: Callable[[str], Iterable[tuple[str, Any]]]) -> None:
     """Do one after the other; one that fails does not keep the others back."""
-    _each(names, lambda name: [f"{told}: {done.what}: {done.why}" for told, done in take(name)])
+    _each(names, lambda name: (f"{told}: {done.what}: {done.why}" for told, done in take(name)))
 
 
-def _change_each(names: list[str], change: Callable[[str], Any]) -> None:
-    def told(name: str) -> list[str]:
-        job = change(name)
-        return [f"job {job.id}, {job.name}: {job.state}"]
-
-    _each(names, told)
-
-
-def _each(names: list[str], do: Callable[[str], list[str]]) -> None:
+def _each(names: list[str], do: Callable[[str], Iterable[str]]) -> None:
     errors: list[QuietbeamError] = []
     for name in names:
         try:
@@ -343,7 +348,17 @@ def _watch_catalogue(intake: Intake, uri: str, since: float | None) -> int:
     from .watching.watch import watch_catalogue
 
     with _catalogue(uri) as client:
-        return watch_catalogue(intake, client, typer.echo, since=time.time() if since is None else since)
+        began = time.time() - LOOK_BACK_SECONDS if since is None else since
+        return watch_catalogue(intake, client, typer.echo, since=began)
+
+
+def _path_map(config: Path | None) -> tuple[tuple[str, str], ...]:
+    """Tell where the worker finds the detectors' files."""
+    if config is None:
+        return ()
+    from .jobs.worker_settings import read_worker_settings
+
+    return read_worker_settings(config, output=Path()).path_map
 
 
 def _publish_settings(config: Path | None) -> PublishSettings:

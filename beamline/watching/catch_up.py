@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -20,6 +20,7 @@ from quietbeam.beamline.runs.local_files import local_file
 from quietbeam.beamline.runs.reference import counted_frames, planned_frames, run_uid
 from quietbeam.reconstruction.errors import ScanError
 
+from .folder import WatchError
 from .intake import Choice, Done, Intake
 
 __all__ = ["Caught", "catch_up", "parse_since"]
@@ -27,6 +28,7 @@ __all__ = ["Caught", "catch_up", "parse_since"]
 log = logging.getLogger(__name__)
 
 Reference = dict[str, Any]
+PathMap = Sequence[tuple[str, str]]
 
 QUIET_SECONDS = 300.0
 """A run without a stop document that did not change for so long is taken to be cut off."""
@@ -92,6 +94,7 @@ def catch_up(
     tiled: Any = None,
     documents: Path | None = None,
     quiet: float = QUIET_SECONDS,
+    path_map: PathMap = (),
     now: Callable[[], float] = time.time,
 ) -> Iterator[Caught]:
     """Submit runs that have no job; asked again, it does nothing more.
@@ -108,6 +111,8 @@ def catch_up(
         Folder of runs' documents as JSON lines, ``*.jsonl``.
     quiet : float
         A run without a stop document that changed within so many seconds is still being written.
+    path_map : sequence of (str, str)
+        Where the runs' files lie here; see `quietbeam.beamline.runs.local_files.local_file`.
     now : callable
         The clock, seconds of the epoch.
 
@@ -122,6 +127,8 @@ def catch_up(
         If nothing could take a run.
     ScanError
         If there is no such folder of documents.
+    WatchError
+        If the catalogue does not answer. A single run that it does not give is told, and the others are taken.
     """
     finds = _Finds(intake, since)
     if tiled is not None:
@@ -131,9 +138,9 @@ def catch_up(
     finds.look_into_queue()
     yield from finds.problems
     for reference in sorted(finds.runs.values(), key=_began):
-        counted = reference if reference["stop"] else _as_in_files(reference)
+        counted = reference if reference["stop"] else _as_in_files(reference, path_map)
         is_vague = run_uid(reference) in finds.vague and counted is reference
-        done = intake.take_run(counted, partial(_revise, counted, now() - quiet, is_vague))
+        done = intake.take_run(counted, partial(_revise, counted, path_map, now() - quiet, is_vague))
         if done.what != "passed over":
             yield Caught(_name(reference), done)
 
@@ -169,7 +176,7 @@ class _Finds:
     def _try(self, name: str, read: Callable[[], list[Reference]]) -> None:
         try:
             references = read()
-        except ScanError as error:
+        except (ScanError, WatchError) as error:
             self.problems.append(Caught(name, None, str(error)))
         else:
             for reference in references:
@@ -194,7 +201,7 @@ def _one(client: Any, uid: str) -> list[Reference]:
     return [reference_of_run(client, uid)]
 
 
-def _revise(reference: Reference, at_rest_since: float, is_vague: bool, choice: Choice) -> Choice:
+def _revise(reference: Reference, path_map: PathMap, at_rest_since: float, is_vague: bool, choice: Choice) -> Choice:
     """Take a run without a stop document too, if it is at rest and has all its projections.
 
     The hook tells the queue of the first data of a stream, and then of the end: what is only in the queue `is_vague`,
@@ -202,7 +209,7 @@ def _revise(reference: Reference, at_rest_since: float, is_vague: bool, choice: 
     """
     if reference["stop"] is not None or choice.use == "ignore":
         return choice
-    if _last_change(reference) > at_rest_since:
+    if _last_change(reference, path_map) > at_rest_since:
         return Choice("remember", "still being written")
     counted, planned = counted_frames(reference)["projections"], planned_frames(reference)
     if planned is not None and counted >= planned:
@@ -213,29 +220,29 @@ def _revise(reference: Reference, at_rest_since: float, is_vague: bool, choice: 
     return Choice("remember", f"cut off after {taken}; quietbeam submit {run_uid(reference)} takes it")
 
 
-def _as_in_files(reference: Reference) -> Reference:
+def _as_in_files(reference: Reference, path_map: PathMap) -> Reference:
     """Count what came after the last document in the files; the same reference if they cannot be seen from here."""
     from quietbeam.beamline.runs.open_runs import count_in_files
     from quietbeam.beamline.runs.ready_files import ReadyFiles
 
     try:
-        return count_in_files(reference, ReadyFiles((), (), 0.0))
+        return count_in_files(reference, ReadyFiles(path_map, (), 0.0))
     except (ScanError, OSError):
         return reference
 
 
-def _last_change(reference: Reference) -> float:
+def _last_change(reference: Reference, path_map: PathMap) -> float:
     """Tell when a run changed last: its events, and its files as far as they are seen from here."""
     times = [_began(reference)]
     for stream in reference["streams"]:
         times += [float(stream["time"]), *map(float, stream["times"][-1:])]
-        times += [_changed(resource["uri"]) for resource in stream["resources"]]
+        times += [_changed(resource["uri"], path_map) for resource in stream["resources"]]
     return max(times)
 
 
-def _changed(uri: str) -> float:
+def _changed(uri: str, path_map: PathMap) -> float:
     try:
-        return local_file(uri).stat().st_mtime
+        return local_file(uri, path_map).stat().st_mtime
     except (OSError, ValueError, ScanError):
         return 0.0
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from quietbeam.beamline.hook_rules import Rules
+from quietbeam.beamline.hook_rules import Rules, may_be_tomography
 from quietbeam.beamline.jobs.destination import Destination
 from quietbeam.beamline.jobs.queue import JobRow
 from quietbeam.beamline.jobs.request import Submission
 from quietbeam.beamline.jobs.submission import submission_of_run, submission_of_scan
-from quietbeam.beamline.runs.reference import counted_frames, has_projections, run_uid
+from quietbeam.beamline.retrying import settings_over
+from quietbeam.beamline.runs.reference import has_projections, run_uid
 from quietbeam.reconstruction.errors import UnknownJobError
-
-from .folder import FileState
 
 __all__ = ["Choice", "Done", "Intake"]
 
@@ -85,9 +84,9 @@ class Intake:
         Raises
         ------
         QueueError
-            If nothing could take it.
+            If nothing could take it, or it was queued before and is no longer waiting for what is asked now.
         """
-        told = self.rules.submission(reference)
+        told = self.rules.submission(reference, say_why=False)  # which is said by what is returned
         choice = self._choose(reference, told)
         use, why = revise(choice) if revise else choice
         if use == "ignore":
@@ -97,7 +96,7 @@ class Intake:
             return self._remember(submission, why)
         # A run that the hook has queued under another profile is done with, unless a person asks for this one.
         known = None if self.profile else self.known_job(run_uid(reference))
-        return Done("known", _said(known)) if known else self._deliver(submission)
+        return self._known(known) if known else self._deliver(submission)
 
     def _choose(self, reference: dict[str, Any], told: Submission) -> Choice:
         start, stop = reference["start"], reference["stop"]
@@ -105,7 +104,7 @@ class Intake:
             return Choice("ignore", "a result, no measurement")
         if told.is_job:
             return Choice("job", "a tomography scan")
-        if not _has_to_do_with_tomography(reference):
+        if not may_be_tomography(reference):
             return Choice("ignore", "no tomography scan")
         if stop is None:
             return Choice("remember", "it has not ended")
@@ -126,21 +125,18 @@ class Intake:
         )
         return dataclasses.replace(submission, name=told.name)
 
-    def take_file(self, path: Path, state: FileState | None = None) -> Done:
-        """Queue a scan on disk.
-
-        Parameters
-        ----------
-        path : Path
-            The scan.
-        state : FileState, optional
-            What was found: a file that is changed later is another scan, a job of its own. Without it, the path alone
-            counts.
+    def take_file(self, path: Path) -> Done:
+        """Queue a scan on disk; a file that is changed later is another scan, a job of its own.
 
         Returns
         -------
         Done
             What was done.
+
+        Raises
+        ------
+        QueueError
+            If nothing could take it, or it was queued before and is no longer waiting for what is asked now.
         """
         submission = submission_of_scan(
             path,
@@ -149,9 +145,6 @@ class Intake:
             settings=self.settings,
             source=self.source,
         )
-        if state:
-            key = f"{submission.scan}@{state.mtime_ns}:{submission.profile}"
-            submission = dataclasses.replace(submission, key=key)
         return self._deliver(submission)
 
     def known_job(self, which: str) -> JobRow | None:
@@ -166,14 +159,23 @@ class Intake:
     def _deliver(self, submission: Submission) -> Done:
         if self.dry_run:
             known = self.known_job(submission.key)
-            return Done("known", _said(known)) if known else Done("queued", "no: this is a dry run")
+            return self._known(known) if known else Done("queued", "no: this is a dry run")
         delivery = self.queue.deliver(submission)
         if delivery.job:
             return Done("queued", _said(delivery.job))
         if delivery.spooled:
-            return Done("queued", f"waits in {delivery.spooled}")
+            return Done("queued", f"waits in {delivery.spooled}, profile {submission.profile}")
         known = self.known_job(submission.key)
-        return Done("known", _said(known) if known else "submitted before")
+        return self._known(known) if known else Done("known", "submitted before")
+
+    def _known(self, job: JobRow) -> Done:
+        """Give a job that waits the priority and settings that a person asks for; refuse those for another."""
+        if self.dry_run or (self.priority is None and not self.settings):
+            return Done("known", _said(job))
+        settings = settings_over(job, self.settings) if self.settings else None
+        revised = self.queue.queue().revise(job.id, priority=self.priority, settings=settings)
+        same = (job.priority, job.submission.settings) == (revised.priority, revised.submission.settings)
+        return Done("known", _said(revised) + ("" if same else ", now with what is asked"))
 
     def _remember(self, submission: Submission, why: str) -> Done:
         if not self.dry_run:
@@ -183,9 +185,3 @@ class Intake:
 
 def _said(job: JobRow) -> str:
     return f"job {job.id}, {job.state}, profile {job.profile}"
-
-
-def _has_to_do_with_tomography(reference: dict[str, Any]) -> bool:
-    counts = counted_frames(reference)
-    told = {"tomo", "tomo_denoise"} & set(reference["start"])
-    return bool(told or counts["flats"] or counts["darks"])

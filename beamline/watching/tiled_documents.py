@@ -14,7 +14,7 @@ from typing import Any
 
 from quietbeam.reconstruction.errors import ScanError
 
-__all__ = ["documents_of_run"]
+__all__ = ["documents_of_run", "keeps_documents", "without_positions"]
 
 Document = tuple[str, dict[str, Any]]
 
@@ -37,7 +37,7 @@ def documents_of_run(run: Any) -> Iterator[Document]:
     ScanError
         If the catalogue does not tell which frames belong to which stream.
     """
-    if not _is_rebuilt(run):
+    if keeps_documents(run):
         yield from ((name, dict(document)) for name, document in run.documents())
         return
     metadata = run.metadata
@@ -49,9 +49,21 @@ def documents_of_run(run: Any) -> Iterator[Document]:
         yield "stop", dict(stop)
 
 
-def _is_rebuilt(run: Any) -> bool:
-    """Tell whether the catalogue keeps what was made of the documents, not the documents."""
-    return any(spec.name == "BlueskyRun" and (spec.version or "").startswith("3.") for spec in run.specs)
+def keeps_documents(run: Any) -> bool:
+    """Tell whether the catalogue has the documents themselves, not only what was made of them."""
+    return not any(spec.name == "BlueskyRun" and (spec.version or "").startswith("3.") for spec in run.specs)
+
+
+def without_positions(reference: dict[str, Any]) -> dict[str, Any]:
+    """Leave out when in the acquisition frames were taken, which documents that were made up do not tell.
+
+    Flats before and after the projections are one range in a catalogue. Without positions, all flats are averaged.
+    """
+    streams = []
+    for stream in reference["streams"]:
+        resources = [{k: v for k, v in resource.items() if k != "positions"} for resource in stream["resources"]]
+        streams.append({**stream, "resources": resources})
+    return {**reference, "streams": streams}
 
 
 def _streams(run: Any) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from quietbeam.beamline.runs.collector import RunCollector
 from quietbeam.reconstruction.errors import QuietbeamError, ScanError
 
 from .folder import WatchError
-from .tiled_documents import documents_of_run
+from .tiled_documents import documents_of_run, keeps_documents, without_positions
 
 __all__ = ["TiledWatcher", "connected", "latest_uid", "reference_of_run", "uids_since", "without_key"]
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 Reference = dict[str, Any]
 OVERLAP = 3600.0
 """Seconds: a run may come to the catalogue later than one that ended after it."""
+TRIES = 5
+"""How often a run is asked for that the catalogue finds and does not give."""
 ANSWER_SECONDS = 10.0
 SHORTEST_UID = 6
 
@@ -104,14 +107,27 @@ def reference_of_run(client: Any, uid: str) -> Reference:
     Raises
     ------
     WatchError
-        If there is no such run, or several.
+        If there is no such run, or several, or the catalogue does not give it.
     ScanError
         If the catalogue does not tell which frames belong to which stream.
     """
     collector = RunCollector()
-    for name, document in documents_of_run(_find_run(client, uid)):
-        collector(name, document)
-    return collector.reference
+    with _answering(client, f"run {uid}: "):
+        run = _find_run(client, uid)
+        for name, document in documents_of_run(run):
+            collector(name, document)
+        return collector.reference if keeps_documents(run) else without_positions(collector.reference)
+
+
+@contextmanager
+def _answering(client: Any, what: str = "") -> Iterator[None]:
+    """Turn errors of Tiled, of httpx, and of what they give, which have no common root, into ours."""
+    try:
+        yield
+    except QuietbeamError:
+        raise
+    except Exception as error:
+        raise WatchError(f"{what}{_failure(client.uri, error)}") from error
 
 
 def _find_run(client: Any, uid: str) -> Any:
@@ -142,10 +158,16 @@ def uids_since(client: Any, since: float, *, key: str = "stop.time") -> list[str
     -------
     list of str
         Their uids.
+
+    Raises
+    ------
+    WatchError
+        If the catalogue does not answer.
     """
     from tiled.queries import Comparison
 
-    return list(client.search(Comparison("ge", key, since)).keys())
+    with _answering(client):
+        return list(client.search(Comparison("ge", key, since)).keys())
 
 
 def latest_uid(client: Any) -> str:
@@ -183,6 +205,7 @@ class TiledWatcher:
         self._client, self._receive, self._overlap = client, receive, overlap
         self._since = self._latest = since
         self._seen: dict[str, float] = {}
+        self._tries: dict[str, int] = {}
 
     def poll(self) -> int:
         """Ask once.
@@ -190,33 +213,48 @@ class TiledWatcher:
         Returns
         -------
         int
-            Number of runs found. One whose frames cannot be told is logged, and not asked for again.
+            Number of runs that are done with. One whose frames cannot be told is logged, and not asked for again; one
+            that the catalogue does not give keeps no other back, and is asked for again for some time.
 
         Raises
         ------
         WatchError
             If the catalogue does not answer; the next look may find it again.
         """
-        try:
-            new = [uid for uid in uids_since(self._client, self._horizon) if uid not in self._seen]
-            for uid in new:
-                self._take(uid)
-        except QuietbeamError:
-            raise
-        except Exception as error:  # of httpx and Tiled, which have no common root
-            raise WatchError(_failure(self._client.uri, error)) from error
+        new = [uid for uid in uids_since(self._client, self._horizon) if uid not in self._seen]
+        for uid in sorted(new, key=lambda uid: self._tries.get(uid, 0)):
+            self._take(uid)
+        done = sum(uid in self._seen for uid in new)
         self._seen = {uid: ended for uid, ended in self._seen.items() if ended >= self._horizon}
-        return len(new)
+        return done
 
     @property
     def _horizon(self) -> float:
         return max(self._since, self._latest - self._overlap)
 
     def _take(self, uid: str) -> None:
-        ended = float(self._client[uid].metadata["stop"]["time"])
         try:
-            self._receive(reference_of_run(self._client, uid))
+            reference = reference_of_run(self._client, uid)
         except ScanError as error:
             log.error("%s", error)
-        self._seen[uid] = ended
-        self._latest = max(self._latest, ended)
+            self._pass_over(uid)
+        except WatchError as error:
+            self._try_again(uid, error)
+        else:
+            self._receive(reference)
+            self._tries.pop(uid, None)
+            self._seen[uid] = ended = float(reference["stop"]["time"])
+            self._latest = max(self._latest, ended)
+
+    def _try_again(self, uid: str, error: WatchError) -> None:
+        tries = self._tries[uid] = self._tries.get(uid, 0) + 1
+        if tries == 1:
+            log.warning("%s; it is tried again", error)
+        elif tries == TRIES:
+            where = without_key(self._client.uri)
+            log.error("%s; passed over now: quietbeam catch-up --tiled %s finds it later", error, where)
+            self._pass_over(uid)
+
+    def _pass_over(self, uid: str) -> None:
+        self._tries.pop(uid, None)
+        self._seen[uid] = math.inf  # when it ended may be what cannot be read

@@ -6,6 +6,8 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,6 +17,7 @@ from quietbeam.reconstruction.errors import ScanError
 from .folder import FolderWatcher, WatchError
 from .intake import Done, Intake
 from .targets import take_found
+from .undelivered import Undelivered
 
 __all__ = ["watch_catalogue", "watch_documents", "watch_folder", "watch_until_stopped"]
 
@@ -28,13 +31,15 @@ TICK_SECONDS = 0.5
 Say = Callable[[str], None]
 
 
-def watch_until_stopped(look: Callable[[], object], *, seconds: float) -> int:
+def watch_until_stopped(look: Callable[[], object], found: Undelivered | None = None, *, seconds: float) -> int:
     """Look again and again; what cannot be reached is tried again.
 
     Parameters
     ----------
     look : callable
         Looks once.
+    found : Undelivered, optional
+        Through which it gives what it finds to the queue.
     seconds : float
         Time between two looks.
 
@@ -55,7 +60,11 @@ def watch_until_stopped(look: Callable[[], object], *, seconds: float) -> int:
     try:
         while not stopped.is_set():
             complaint = _look(look, complaint)
+            if found is not None:
+                found.retry()
             stopped.wait(seconds)
+        if found is not None:
+            found.give_up()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -90,16 +99,20 @@ def watch_folder(intake: Intake, watcher: FolderWatcher, say: Say) -> int:
     int
         Exit code.
     """
+    found = Undelivered()
+
+    def take(path: Path) -> None:
+        try:
+            for name, done in take_found(intake, path):
+                _tell(say, name, done)
+        except (ScanError, OSError) as error:
+            log.warning("%s", error)
 
     def look() -> None:
-        for path, state in watcher.poll():
-            try:
-                for name, done in take_found(intake, path, state):
-                    _tell(say, name, done)
-            except ScanError as error:
-                log.warning("%s", error)
+        for path, _ in watcher.poll():
+            found.deliver(str(path), partial(take, path))
 
-    return watch_until_stopped(look, seconds=min(LOOK_SECONDS, max(watcher.settle / 4, 0.1)))
+    return watch_until_stopped(look, found, seconds=min(LOOK_SECONDS, max(watcher.settle / 4, 0.1)))
 
 
 def watch_documents(
@@ -123,19 +136,24 @@ def watch_documents(
     int
         Exit code.
     """
-    from quietbeam.beamline.runs.collector import RunsCollector
+    from quietbeam.beamline.runs.collector import RunCollector, RunsCollector
 
     from .zmq_documents import DocumentReceiver
 
-    def tell(reference: dict[str, Any], event: str) -> None:
+    found = Undelivered()
+
+    def take(reference: dict[str, Any], event: str) -> None:
         done = intake.take_run(reference)
         if event == "stop":
             _tell(say, f"run {run_uid(reference)}", done)
 
+    def tell(run: RunCollector, event: str) -> None:
+        found.deliver(f"run {run.uid}", partial(take, run.reference, event))
+
     collector = RunsCollector(tell)
     with DocumentReceiver(address, collector, prefix=prefix, bind=bind, allow_remote=allow_remote) as receiver:
         say(f"listening to {receiver.address}")
-        return watch_until_stopped(lambda: receiver.poll(TICK_SECONDS), seconds=0)
+        return watch_until_stopped(lambda: receiver.poll(TICK_SECONDS), found, seconds=0)
 
 
 def watch_catalogue(intake: Intake, client: Any, say: Say, *, since: float, seconds: float = ASK_SECONDS) -> int:
@@ -161,10 +179,15 @@ def watch_catalogue(intake: Intake, client: Any, say: Say, *, since: float, seco
     """
     from .tiled_runs import TiledWatcher
 
-    def receive(reference: dict[str, Any]) -> None:
+    found = Undelivered()
+
+    def take(reference: dict[str, Any]) -> None:
         _tell(say, f"run {run_uid(reference)}", intake.take_run(reference))
 
-    return watch_until_stopped(TiledWatcher(client, receive, since=since).poll, seconds=seconds)
+    def receive(reference: dict[str, Any]) -> None:
+        found.deliver(f"run {run_uid(reference)}", partial(take, reference))
+
+    return watch_until_stopped(TiledWatcher(client, receive, since=since).poll, found, seconds=seconds)
 
 
 def _tell(say: Say, name: str, done: Done) -> None:

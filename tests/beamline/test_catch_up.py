@@ -135,6 +135,17 @@ def test_a_run_without_an_end_waits_until_it_is_at_rest_and_is_taken_if_it_has_a
     assert caught(intake, **folder, now=in_an_hour) == []
 
 
+def test_files_of_a_run_without_an_end_are_looked_for_where_the_worker_finds_them(tmp_path, documents, intake):
+    away = str(tmp_path / "raw"), str(tmp_path / "elsewhere")
+    Path(away[0]).rename(away[1])
+    write(tmp_path / "documents/run.jsonl", documents[:-1])
+    for path in Path(away[1]).glob("*.h5"):
+        os.utime(path, (in_an_hour(), in_an_hour()))
+    told = {"documents": tmp_path / "documents", "now": in_an_hour}
+    assert caught(intake, **told, path_map=[away]) == [("remembered", "still being written")]
+    assert caught(intake, **told)[0][0] == "queued"
+
+
 def test_a_run_cut_off_midway_is_told_and_left_to_a_person(tmp_path, documents, intake, queue):
     uid = documents[0][1]["uid"]
     with h5py.File(local_file([doc for name, doc in documents if name == "stream_resource"][-1]["uri"]), "r+") as file:

@@ -14,6 +14,7 @@ from quietbeam.beamline.jobs.leases import this_worker
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.request import json_text
 from quietbeam.beamline.jobs.submission import submission_of_run, submission_of_scan
+from quietbeam.beamline.jobs.trust import refusal
 
 from .jobs import SMALL, command, run, small_scan
 from .submissions import reference
@@ -89,6 +90,20 @@ def test_a_scan_goes_all_the_way_through_the_queue(tmp_path, queue, says):
     assert f"{job.result['output']}: published in" in says("publish", job.result["output"])
 
 
+def test_a_scan_submitted_again_takes_what_is_asked_now_or_says_why_not(tmp_path, queue, says):
+    scan = small_scan(tmp_path / "foam.h5")
+    says("submit", scan, "--set", "training.epochs=3")
+    again = "submit", scan, "--priority", "4", "--set", "pairs.batch_size=2"
+    assert "known: job 1, queued, profile default, now with what is asked" in says(*again)
+    job = queue.claim(this_worker())
+    assert (job.priority, dict(job.submission.settings)) == (4, {"training.epochs": 3, "pairs.batch_size": 2})
+    assert says(*again).endswith("known: job 1, running, profile default ")
+    queue.fail(job, "no flats")
+    text = says("submit", scan, "--set", "training.epochs=5", code=1)
+    assert "is there already as job 1 (foam.h5), failed" in text
+    assert "`quietbeam retry 1 --set" in text
+
+
 def test_runs_are_named_by_their_uid_their_documents_or_as_the_latest(tmp_path, queue, says):
     for number, uid in enumerate(("11111111-a", "22222222-b", "33333333-c")):
         started = run_of(uid, time=100.0 + number, scan_id=number)
@@ -117,18 +132,101 @@ def test_a_person_is_heard_before_the_plan(queue, says):
     assert (job.profile, job.priority) == ("fast", 5)
 
 
+NO_ANGLES = "/a.h5 holds no angles; give them with --angles FILE, or with --angles START:STOP for equal steps"
+NO_FLATS = "/a.h5 holds no flats; give them with --flats, or say --normalised if these are line integrals already"
+NO_ENTRY = "/a.h5 has 3 energy channels; choose one with --set scan.channel=0 (or higher)"
+
+
+def test_a_failed_job_is_repaired_with_settings(tmp_path, queue, says):
+    own = {"scan.angles": "0:360", "training.epochs": 3}
+    queue.put(submission_of_run(run_of("11111111-a"), settings=own, source="hook"))
+    for reason, todo in {
+        NO_ANGLES: "quietbeam retry 1 --set scan.angles=START:STOP",
+        NO_FLATS: "quietbeam retry 1 --set scan.flats=FILE, or --set scan.normalised=attenuation",
+        NO_ENTRY: "quietbeam retry 1 --set STAGE.NAME=VALUE, with the setting that the reason names",
+        "there is no profile 'nosuch'": "quietbeam submit 11111111-a --profile NAME",
+    }.items():
+        queue.fail(queue.claim(this_worker()), reason)
+        assert f"what to do {todo}" in says("status", "1")
+        assert f"queued if it fails again: {todo}" in says("retry", "1")
+    assert "what to do" not in says("status", "1")
+    queue.fail(queue.claim(this_worker()), NO_ANGLES)
+    text = says("retry", "1", "--set", "scan.angles=0:180", "--set", f"scan.flats={tmp_path}", "--priority", "7")
+    assert "again:" not in text
+    job = queue.claim(this_worker())
+    assert job.submission.settings == {"scan.angles": "0:180", "scan.flats": str(tmp_path), "training.epochs": 3}
+    assert (job.priority, job.submission.priority) == (7, 7)
+    assert refusal(job.submission) is None  # a person's word, though the hook had submitted it
+    assert "did you mean scan.angles?" in says("retry", "1", "--set", "scan.angels=0:180", code=2)
+
+
+def test_a_persons_retry_does_not_vouch_for_what_a_plan_asked_for(tmp_path, queue, says):
+    for uid, more in {
+        "11111111-a": {"settings": {"scan.flats": "/etc/keys"}},
+        "22222222-b": {"profile": "/x.toml"},
+    }.items():
+        queue.put(submission_of_run(run_of(uid), source="hook", **more))
+        queue.fail(queue.claim(this_worker()), "refused")
+    says("retry", "1", "--set", "training.epochs=4")
+    assert queue.find(1).submission.settings == {"training.epochs": 4}
+    assert "only the name of a profile is taken" in says("retry", "2", "--set", "training.epochs=4", code=1)
+
+
+def test_what_can_be_no_scan_is_refused_at_once(tmp_path, queue, says):
+    (tmp_path / "worker.toml").write_text("output = 'x'")
+    assert "worker.toml: begins with" in says("submit", tmp_path / "worker.toml", code=3)
+    assert "a folder without TIFF files" in says("submit", tmp_path, code=3)
+    assert "say --elsewhere" in says("submit", "/there/a.h5", code=3)
+    assert "expected the whole path" in says("submit", "a.h5", "--elsewhere", code=3)
+    assert queue.jobs() == []
+    assert "queued: job 1" in says("submit", "/there/a.h5", "--elsewhere")
+    assert queue.find(1).submission.scan == "/there/a.h5"
+
+
+def test_a_profile_that_only_the_worker_can_know_is_named(tmp_path, queue, says):
+    scan = small_scan(tmp_path / "foam.h5")
+    assert "profile nosuch: not known here" in says("submit", scan, "--profile", "nosuch")
+    assert "not known here" not in says("submit", scan, "--profile", "strong")
+    assert "profile default" in says("submit", scan, "--queue", tmp_path / "a.spool")
+
+
+def test_an_aborted_run_that_a_person_asks_for_is_only_said_to_be_queued(queue, says, caplog):
+    aborted = run_of("11111111-a") | {"stop": {"exit_status": "abort"}}
+    queue.put(submission_of_run(aborted, is_job=False))
+    assert "run 11111111-a: queued: job 1" in says("submit", "11111111")
+    assert caplog.text == ""
+
+
+def test_one_job_is_shown_whole_on_a_narrow_terminal(tmp_path, queue, says, monkeypatch):
+    uid, output = "0123456789abcdef-" * 4, f"/data/{'very-long-folder/' * 8}scan_00001"
+    queue.put(submission_of_run(run_of(uid)))
+    queue.finish(queue.claim(this_worker()), {"output": output})
+    monkeypatch.setenv("COLUMNS", "80")
+    says("status", "1")
+    assert f" {uid}\n" in says.out
+    assert f" {output}\n" in says.out
+
+
 def test_mistakes_are_told_in_one_line(tmp_path, path, says):
     for arguments in (["status"], ["status", "1"], ["retry", "1"], ["cancel", "1"], ["publish", "--pending"]):
         assert f"{path}: no queue is here" in says(*arguments, code=1)
+    assert "give one of --dir, --zmq, --tiled" in says("watch", code=2)
     assert not path.exists()
+    assert "the queue has no run yet" in says("submit", "-1", code=3)
     queue = JobQueue(path)
     queue.put(submission_of_scan(tmp_path / "a.h5"))
     assert "no job '7'" in says("retry", "7", code=1)
     assert "no such option: --forse" in says("retry", "1", "--forse", code=2)
     assert "did you mean training.minutes?" in says("submit", tmp_path, "--set", "training.minuts=3", code=2)
-    assert "give one of --dir, --zmq, --tiled" in says("watch", code=2)
+    assert "give neither a job nor --json" in says("status", "1", "--watch", code=2)
+    for options in (["--bind"], ["--allow-remote"], ["--prefix", "x"]):
+        assert f"{options[0]} goes with --zmq, not with --dir" in says("watch", "--dir", tmp_path, *options, code=2)
+    assert "--settle goes with --dir, not with --zmq" in says("watch", "--zmq", "a:1", "--settle", "10", code=2)
+    assert "--since goes with --dir or --tiled" in says("watch", "--zmq", "a:1", "--since", "2h", code=2)
     assert "give one of" in says("watch", "--dir", tmp_path, "--zmq", "127.0.0.1:5578", code=2)
     assert "--allow-remote" in says("watch", "--zmq", "0.0.0.0:5578", code=2)
+    assert "no path" in says("watch", "--dir", tmp_path, "--profile", "/own.toml", code=2)
+    assert "no path" in says("catch-up", "--profile", "own.toml", code=2)
     assert "absent: not a folder" in says("watch", "--dir", tmp_path / "absent", code=1)
     assert "expected a time such as 2h" in says("catch-up", "--since", "yesterday", code=2)
     assert "no answer from Tiled" in says("catch-up", "--tiled", "http://127.0.0.1:9", code=1)

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from quietbeam.beamline.jobs.queue import JobQueue
+from quietbeam.beamline.jobs.submission import open_queue
 from quietbeam.beamline.watching.folder import FolderWatcher, WatchError, why_not_readable
+from quietbeam.beamline.watching.intake import Intake
+from quietbeam.beamline.watching.targets import submit_target, take_found
 
 from .jobs import command
 
@@ -221,3 +224,14 @@ def test_the_command_queues_each_scan_once_over_restarts_and_a_changed_one_again
         assert [key.partition("@")[0] for key in keys] == [str(path), str(scans / "two.h5"), str(path)]
         assert len(set(keys)) == len(queue.jobs()) == 3
         assert queue.find(str(path)).key == keys[2]
+
+
+def test_a_scan_that_a_person_submits_too_is_one_job(tmp_path):
+    path = write(tmp_path / "one.h5")
+    queue = open_queue(tmp_path / "jobs.db")
+    (found,) = FolderWatcher(tmp_path, settle=0).poll()
+    assert [done.what for _, done in take_found(Intake(queue, "watch"), found[0])] == ["queued"]
+    ((_, done),) = submit_target(Intake(queue, "console"), str(path))
+    assert (done.what, done.why) == ("known", "job 1, queued, profile default")
+    assert queue.queue().find(path).id == 1
+    queue.close()
