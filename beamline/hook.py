@@ -15,18 +15,19 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from quietbeam.reconstruction.errors import QuietbeamError
 
-from .hook_rules import Rules, Wants, looks_like_tomography
+from .hook_rules import Rules, Wants, looks_like_tomography, may_be_tomography
 from .hook_thread import HookThread
+from .jobs.destination import SUBMIT_TIMEOUT
 from .jobs.places import default_queue
+from .jobs.queue import QueueError
 from .jobs.submission import Destination, Submission, open_queue, submission_of_run, submission_of_scan
-from .runs.collector import RunEvent, RunsCollector
+from .runs.collector import RunCollector, RunEvent, RunsCollector
 from .runs.reference import run_uid
 
 if TYPE_CHECKING:
@@ -84,17 +85,21 @@ class PostScan:
         self.enabled = True
         self.errors = 0
         self.last_error = ""
-        self.destination = open_queue(default_queue() if queue is None else queue)
+        queue = default_queue() if queue is None else queue
+        self.destination = open_queue(queue)
+        self._delivering = open_queue(queue, timeout=SUBMIT_TIMEOUT)
         self._rules = Rules(profile, priority, tuple(statuses), wants or looks_like_tomography)
         self._collector = RunsCollector(self._tell)
-        self._thread: HookThread[dict[str, Any]] = HookThread(self._handle, self._retry, every=_RETRY_EVERY)
+        self._thread: HookThread[RunCollector] = HookThread(self._handle, self._retry, every=_RETRY_EVERY)
         self._lock = threading.Lock()
-        self._undelivered: deque[Submission] = deque(maxlen=_MAX_UNDELIVERED)
+        self._undelivered: dict[str | None, Submission] = {}
+        self._failed: str | None = None
         self._known: dict[str, None] = {}
         self._latest: Mapping[str, Any] | None = None
         self._told: set[str] = set()
         self._newest: str | int | None = None
         self._last_run: dict[str, Any] | None = None
+        self._open_runs: dict[str, None] = {}
         atexit.register(self.flush, _AT_EXIT)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -118,14 +123,14 @@ class PostScan:
         if uid not in self._known:
             self._count(f"run {uid!s:.40} began before the hook listened: not queued, catch-up may find it")
 
-    def _tell(self, reference: dict[str, Any], event: RunEvent) -> None:
+    def _tell(self, run: RunCollector, event: RunEvent) -> None:
         if event == "start":
-            self._known[run_uid(reference)] = None
+            self._known[run.uid] = None
             if len(self._known) > _MAX_KNOWN_RUNS:
                 del self._known[next(iter(self._known))]
         elif event == "lost":
-            logger.warning("run %s never ended: remembered for catch-up", run_uid(reference))
-        self._thread.put(reference)
+            logger.warning("run %s never ended: remembered for catch-up", run.uid)
+        self._thread.put(run)
 
     def _count(self, problem: str) -> None:
         """Count an error; the log gets it once for each run."""
@@ -135,36 +140,62 @@ class PostScan:
             self._told.add(problem)
             logger.error("%s; the acquisition goes on", problem)
 
-    def _handle(self, reference: dict[str, Any]) -> None:
+    def _handle(self, run: RunCollector) -> None:
         """Take a run to the queue, in the hook's thread."""
-        self._last_run = reference
+        reference = run.reference
+        if reference["stop"] is None:
+            self._open_runs[run.uid] = None
+            if len(self._open_runs) > _MAX_KNOWN_RUNS:
+                del self._open_runs[next(iter(self._open_runs))]
+        else:
+            self._open_runs.pop(run.uid, None)
+            self._last_run = reference
+        submission = self._submission(reference)
+        if submission.is_job or may_be_tomography(reference):
+            self._keep(submission)
         self._retry()
-        self._deliver(self._submission(reference))
 
     def _submission(self, reference: dict[str, Any]) -> Submission:
         try:
             return self._rules.submission(reference)
-        except Exception as error:
+        except BaseException as error:  # a predicate that wants to end the session is no reason to end this thread
             problem = f"{type(error).__name__} in deciding whether it is wanted: {_text(error)}"
             self._count(f"run {run_uid(reference)}: {problem}")
             return submission_of_run(reference, source="hook", is_job=False)
 
+    def _keep(self, submission: Submission) -> None:
+        """Keep what is to be delivered: the newest of each run; of too many, jobs the longest."""
+        before = self._undelivered.get(submission.run_uid)
+        if before is None or submission.is_job or not before.is_job:
+            self._undelivered[submission.run_uid] = submission
+        if len(self._undelivered) > _MAX_UNDELIVERED:
+            runs = (uid for uid, kept in self._undelivered.items() if not kept.is_job)
+            dropped = self._undelivered.pop(next(runs, next(iter(self._undelivered))))
+            what = "the job is lost, submit it later" if dropped.is_job else "the run is not remembered"
+            self._count(f"{dropped.name}: dropped, too many wait for a queue: {what}")
+
+    def _retry(self) -> None:
+        """Deliver what is kept, in order; where nothing can be delivered, only one is tried."""
+        kept = list(self._undelivered.items())
+        failed = next((k for k, (uid, _) in enumerate(kept) if uid == self._failed), -1)
+        for uid, submission in kept[failed + 1 :] + kept[: failed + 1]:  # the one that failed last may be to blame
+            try:
+                self._deliver(submission)
+            except Exception as error:
+                self._count(f"{submission.name} is kept and tried again: {_text(error)}")
+                self._failed = uid
+                if isinstance(error, QueueError):
+                    return
+            else:
+                del self._undelivered[uid]
+
     def _deliver(self, submission: Submission) -> None:
-        try:
-            delivery = self.destination.deliver(submission)
-        except Exception as error:
-            self._count(f"{submission.name} is kept and tried again: {error}")
-            self._undelivered.append(submission)
-            return
+        delivery = self._delivering.deliver(submission)
         if delivery.problem:  # which was logged where it was met
             self._told.add(delivery.problem)
             self._count(delivery.problem)
         if submission.is_job:
             self._newest = submission.key
-
-    def _retry(self) -> None:
-        for _ in range(len(self._undelivered)):
-            self._deliver(self._undelivered.popleft())
 
     def flush(self, timeout: float = _AT_LAST) -> bool:
         """Wait until the queue has all that ended so far.
@@ -186,6 +217,7 @@ class PostScan:
         atexit.unregister(self.flush)
         self._thread.close(_AT_LAST)
         self.destination.close()
+        self._delivering.close()
 
     @property
     def last(self) -> JobRow | None:
@@ -231,7 +263,7 @@ class PostScan:
         Parameters
         ----------
         which : str, Path or -1
-            Uid of a run that the queue knows; -1 for the last run of this session; or a path.
+            Uid of a run that the queue knows; -1 for the last run of this session that ended; or a path.
         profile, priority : optional
             Those of the run's metadata, or else of the hook, if not given.
         settings : mapping, optional
@@ -240,12 +272,14 @@ class PostScan:
         Returns
         -------
         JobRow or None
-            The job: the one that is there already if the same was queued before. None if it went to the spool.
+            The job: the one that is there already if the same was queued before, with the priority and settings given
+            here if it still waits. None if it went to the spool.
 
         Raises
         ------
         QuietbeamError
-            If there is no such run or path, or if nothing could take it.
+            If there is no such run or path, the run has not ended, nothing could take it, or the same was queued before
+            with others than the priority and settings given here and no longer waits.
         """
         self.flush()
         reference = self._find_run(which)
@@ -260,13 +294,24 @@ class PostScan:
             raise QuietbeamError(f"no run of uid {which!r} is known, and no scan lies at that path: give either, or -1")
         delivery = self.destination.deliver(submission)
         self._newest = submission.key
-        return None if delivery.spooled else delivery.job or self.destination.queue().find(submission.key)
+        if delivery.spooled or delivery.job:
+            return delivery.job
+        return self._revise(submission.key, priority, settings)
+
+    def _revise(self, key: str, priority: int | None, settings: Mapping[str, object] | None) -> JobRow:
+        from .retrying import settings_over
+
+        queue = self.destination.queue()
+        asked = settings_over(queue.find(key), settings) if settings else None
+        return queue.revise(key, priority=priority, settings=asked)
 
     def _find_run(self, which: str | Path | int) -> dict[str, Any] | None:
         if which in (-1, "-1"):
             if self._last_run is None:
-                raise QuietbeamError("no run was seen in this session: give a run's uid, or the path of a scan")
+                raise QuietbeamError("no run ended in this session: give a run's uid, or the path of a scan")
             return self._last_run
+        if which in self._open_runs:
+            raise QuietbeamError(f"run {which} has not ended: submit it then; a job of it now would be cut short")
         if self._last_run is not None and run_uid(self._last_run) == which:
             return self._last_run
         return None if self.destination.is_spool else self.destination.queue().run(str(which))

@@ -7,10 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .jobs.submission import Submission, submission_of_run
-from .runs.reference import counted_frames, has_projections, needed_dark_flat_uid, planned_frames, run_uid
+from .jobs.request import Submission, check_priority
+from .jobs.submission import submission_of_run
+from .runs.reference import (
+    counted_frames,
+    frame_streams,
+    has_projections,
+    needed_dark_flat_uid,
+    planned_frames,
+    run_uid,
+)
 
-__all__ = ["Rules", "Wants", "flat_settings", "looks_like_tomography"]
+__all__ = ["Rules", "Wants", "flat_settings", "looks_like_tomography", "may_be_tomography"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +38,19 @@ def looks_like_tomography(start: Mapping[str, Any], reference: Mapping[str, Any]
     return counts["projections"] > 0 and (counts["flats"] > 0 or elsewhere)
 
 
+def may_be_tomography(reference: Mapping[str, Any]) -> bool:
+    """Tell whether a run that is no job is worth remembering: for other runs, or for who asks for it later.
+
+    It says something of tomography, or has frames of darks, flats, or projections in a stream that is named after them;
+    a stream ``primary`` alone may be anything.
+    """
+    start, counts = reference["start"], counted_frames(reference)
+    mode = start.get("tomo_scanning_mode")
+    says = "tomo" in start or "tomo_denoise" in start or (isinstance(mode, str) and mode.startswith("tomo"))
+    named = any(stream["name"] != "primary" for stream in frame_streams(reference, "projections"))
+    return bool(says or counts["flats"] or counts["darks"] or (named and counts["projections"]))
+
+
 @dataclass(frozen=True)
 class Rules:
     """How the hook decides.
@@ -47,6 +68,11 @@ class Rules:
         Exit statuses of runs that are reduced.
     wants : callable
         For runs that say nothing themselves; see `Wants`.
+
+    Raises
+    ------
+    ValueError
+        If the priority is out of bounds.
     """
 
     profile: str = "default"
@@ -54,8 +80,18 @@ class Rules:
     statuses: tuple[str, ...] = ("success",)
     wants: Wants = looks_like_tomography
 
-    def submission(self, reference: dict[str, Any]) -> Submission:
+    def __post_init__(self) -> None:
+        check_priority(self.priority)
+
+    def submission(self, reference: dict[str, Any], *, say_why: bool = True) -> Submission:
         """Make what goes to the queue of a run as far as it is known.
+
+        Parameters
+        ----------
+        reference : dict
+            Run reference.
+        say_why : bool
+            Log it if the run is not queued, although it is of tomography; False for who decides differently.
 
         Returns
         -------
@@ -67,7 +103,7 @@ class Rules:
             return submission_of_run(reference, source="hook", is_job=False)
         asked = _asked(reference["start"])
         submission = submission_of_run(reference, **self._options(asked), source="hook", is_job=False)
-        if not self._is_job(reference, asked):
+        if not self._is_job(reference, asked, say_why=say_why):
             return submission
         return replace(submission, is_job=True, name=submission.name + _missing(reference))
 
@@ -78,18 +114,26 @@ class Rules:
     def _options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "profile": _of_type(asked, "profile", str, self.profile),
-            "priority": _of_type(asked, "priority", int, self.priority),
+            "priority": self._priority(_of_type(asked, "priority", int, self.priority)),
             "settings": dict(flat_settings(_of_type(asked, "params", Mapping, {}))),
         }
 
-    def _is_job(self, reference: dict[str, Any], asked: Mapping[str, Any]) -> bool:
+    def _priority(self, asked: int) -> int:
+        try:
+            check_priority(asked)
+        except ValueError as error:
+            logger.warning("tomo_denoise.priority: %s; %d is taken", error, self.priority)
+            return self.priority
+        return asked
+
+    def _is_job(self, reference: dict[str, Any], asked: Mapping[str, Any], *, say_why: bool) -> bool:
         start, status = reference["start"], reference["stop"].get("exit_status")
         enabled = asked.get("enabled")
         if not isinstance(enabled, bool):
             enabled = "tomo" in start or bool(self.wants(start, reference))
-        if enabled and status not in self.statuses:
+        if say_why and enabled and status not in self.statuses:
             logger.warning("run %s ended with %r: remembered, not queued", run_uid(reference), status)
-        elif enabled and not has_projections(reference):
+        elif say_why and enabled and not has_projections(reference):
             logger.info("run %s has no projections: remembered for others", run_uid(reference))
         return enabled and status in self.statuses and has_projections(reference)
 

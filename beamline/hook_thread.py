@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 class HookThread(Generic[Item]):
-    """A daemon thread that works through items; in a forked process another begins with the first item.
+    """A daemon thread that works through items; if it ended, as in a forked process, another begins with the next item.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ class HookThread(Generic[Item]):
             thread.join(timeout)
 
     def _ensure_thread(self) -> None:
-        if self._thread is not None and self._pid == os.getpid():
+        if self._pid == os.getpid() and self._thread is not None and self._thread.is_alive():
             return
         if self._pid != os.getpid():
             self._prepare()  # the parent's thread and locks were not inherited in a state that can be used
         with self._starting:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="quietbeam-hook", daemon=True)
                 self._thread.start()
 
@@ -89,5 +89,5 @@ class HookThread(Generic[Item]):
     def _guarded(work: Callable[..., None], *items: Item) -> None:
         try:
             work(*items)
-        except Exception:
+        except BaseException:  # SystemExit too: in this thread it would end nothing but the thread
             logger.exception("a task beside the acquisition failed; the next ones are done all the same")

@@ -27,6 +27,8 @@ from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator, make_decorator
 
+from quietbeam.reconstruction.errors import QueueError
+
 from .hook import PostScan
 from .jobs.submission import open_queue
 
@@ -65,7 +67,13 @@ def denoise_wrapper(
         What the plan returns.
     """
     asked = _asked(profile, priority, params)
-    return (yield from bpp.subs_wrapper(bpp.inject_md_wrapper(plan, {"tomo_denoise": asked}), hook))
+
+    def pass_on(name: str, doc: dict[str, Any]) -> None:
+        hook(name, doc)
+
+    # bluesky knows a callback by its identity: the hook itself would no longer be subscribed after the plan, though
+    # the session had subscribed it.
+    return (yield from bpp.subs_wrapper(bpp.inject_md_wrapper(plan, {"tomo_denoise": asked}), pass_on))
 
 
 denoise_decorator = make_decorator(denoise_wrapper)
@@ -159,6 +167,8 @@ def wait_result(
     QueueError
         If there is no such queue.
     """
+    if isinstance(queue, Path | str) and not Path(queue).exists():
+        raise QueueError(f"{queue}: there is no queue; give the path that the hook was given")
     destination = queue.destination if isinstance(queue, PostScan) else open_queue(queue)
 
     def look() -> JobRow | None:

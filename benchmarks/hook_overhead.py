@@ -88,7 +88,7 @@ def synchronous_hook(folder: Path) -> Iterator[Callback]:
     """Give the hook without its thread."""
     with JobQueue(folder / "jobs.db") as queue:
         rules = Rules()
-        yield RunsCollector(lambda reference, event: queue.put(rules.submission(reference)) and None)
+        yield RunsCollector(lambda run, event: queue.put(rules.submission(run.reference)) and None)
 
 
 @contextmanager

@@ -82,6 +82,8 @@ class Archive:
         self._cache = ChunkCache(cache_bytes)
         self._codec: Codec | None = None
         self._lock = Lock()
+        if path.is_dir():
+            raise ArchiveError(f"{path}: a folder; give the archive in it, such as {path / 'denoised.h5'}")
         self._num_bytes = path.stat().st_size
         with damage_of(path, "structure"):
             self._file = h5py.File(path, "r")

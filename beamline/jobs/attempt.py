@@ -23,6 +23,7 @@ from .output_folder import claim_output
 from .profiles import ProfileError, profile_options
 from .queue import JobQueue, QueueError
 from .request import json_text
+from .trust import refusal
 from .worker_settings import WorkerSettings
 
 __all__ = ["LOG", "Attempt"]
@@ -126,6 +127,8 @@ class Attempt:
     def _options(self) -> dict[str, object]:
         """Put the settings together: the submission's go before the device's, then the profile's, the worker's."""
         submission, settings = self.job.submission, self.settings
+        if refused := refusal(submission):
+            raise _NotNowError(Outcome(action="failed", reason=refused))
         options: dict[str, object] = {}
         if settings.path_map:
             options["scan.path_map"] = settings.path_map
@@ -221,4 +224,4 @@ def _without_dark_flat(uid: str, minutes: float) -> Outcome:
 def _no_space(error: OSError) -> Outcome | None:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
-    return Outcome(action="postponed", reason=str(error), seconds=SPACE_SECONDS, is_short_of_space=True)
+    return Outcome(action="postponed", reason=str(error), seconds=SPACE_SECONDS, waits_for="space")

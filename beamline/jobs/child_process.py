@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,8 +22,12 @@ __all__ = ["COMMAND", "ChildProcess", "Ending", "device_environment"]
 COMMAND = (sys.executable, "-m", "quietbeam.beamline.jobs.child")
 GRACE_SECONDS = 2.0
 """Time that a child gets between SIGTERM and SIGKILL."""
+KILLED_SECONDS = 10.0
+"""Time that a killed child is waited for: one that hangs in a call of the kernel, for a disk, ends only after that."""
 TAIL_LINES, TAIL_BYTES = 6, 1200
 """How much of the log goes into a reason."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class Ending:
 
 
 class ChildProcess:
-    """A child at work.
+    """A child at work; whatever it started ends with it.
 
     Parameters
     ----------
@@ -93,6 +98,7 @@ class ChildProcess:
     ) -> None:
         self.log, self.progress, self.heard = log, "", time.monotonic()
         self._answer: dict[str, Any] = {}
+        self._has_been_killed = False
         if log.exists():
             log.replace(log.with_name(f"{log.name}.1"))
         with log.open("wb") as stderr:
@@ -105,8 +111,10 @@ class ChildProcess:
                 start_new_session=True,  # Ctrl-C at the worker is the worker's affair
             )
         self._reader = threading.Thread(target=self._listen, daemon=True)
+        # A pipe holds little, and a child may hang before it reads.
+        self._writer = threading.Thread(target=self._tell, args=(json.dumps(job).encode() + b"\n",), daemon=True)
         self._reader.start()
-        self._tell(json.dumps(job).encode() + b"\n")
+        self._writer.start()
 
     def _tell(self, line: bytes) -> None:
         stdin = self.process.stdin
@@ -133,30 +141,44 @@ class ChildProcess:
         """Wait for its end for so long; tell whether it came."""
         began = time.monotonic()
         self._reader.join(seconds)  # its end closes the pipe, unless something it started holds that
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0 if self._reader.is_alive() else max(0.0, began + seconds - time.monotonic()))
-        return self.process.returncode is not None
+        return self._reap(0.0 if self._reader.is_alive() else max(0.0, began + seconds - time.monotonic()))
+
+    def _reap(self, seconds: float) -> bool:
+        """Wait for its end alone, and end what it left behind; tell whether it has ended."""
+        if self.process.returncode is None:
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return False
+            # Now, and not once more: with nobody left in it, the group's number may be another's later on.
+            self._kill_group()
+        return True
 
     def stop(self) -> None:
         """Ask it to end, then end it."""
-        self._send(signal.SIGTERM)
+        if not self._reap(0.0):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
         if not self.wait(GRACE_SECONDS):
             self.kill()
 
     def kill(self) -> None:
         """End it, and all that it started, at once."""
-        self._send(signal.SIGKILL)
-        self.process.wait()
+        if not self._reap(0.0):
+            self._kill_group()
+            if not (self._has_been_killed or self._reap(KILLED_SECONDS)):
+                logger.warning("process %d was killed and has not ended; does a disk hang?", self.process.pid)
+            self._has_been_killed = True
 
-    def _send(self, number: signal.Signals) -> None:
-        if self.process.poll() is None:  # the group's number may be another's once the child is reaped
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter where all are zombies, on a Mac
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def ending(self) -> Ending:
-        """Wait for its end and tell how it was."""
-        returncode = self.process.wait()
-        self._reader.join(GRACE_SECONDS)  # longer only if something it started holds the pipe
+        """Wait for its end and tell how it was; of one that was killed and hangs, that it was killed."""
+        self._reap(0.0 if self._has_been_killed else threading.TIMEOUT_MAX)
+        returncode = -signal.SIGKILL if self.process.returncode is None else self.process.returncode
+        self._reader.join(GRACE_SECONDS)  # longer only if something that left its group holds the pipe
         result, error = self._answer.get("result"), self._answer.get("error")
         return Ending(
             returncode=returncode,
@@ -174,9 +196,9 @@ class ChildProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
-        self._reader.join(GRACE_SECONDS)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
+        for pipe, user in ((self.process.stdin, self._writer), (self.process.stdout, self._reader)):
+            user.join(GRACE_SECONDS)
+            if pipe is not None and not user.is_alive():  # to close it would wait for its user
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from quietbeam.reconstruction.errors import QueueError
 
+from .places import state_folder
 from .queue_errors import explanation
 from .schema import prepare, transaction
 
@@ -51,7 +52,7 @@ class Database:
             with transaction(connection):
                 yield connection
 
-    def read(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+    def read(self, sql: str, parameters: tuple[object, ...] | dict[str, object] = ()) -> list[sqlite3.Row]:
         """Give the rows of a query. Reading never waits for a writer."""
         with self._explained():
             return self._connection().execute(sql, parameters).fetchall()
@@ -63,7 +64,8 @@ class Database:
     def _begin(self) -> None:
         self._connections: dict[threading.Thread, _Connection] = {}
         self._pid = os.getpid()
-        weakref.finalize(self, _close_all, self._connections, self._pid)
+        # Not at the end of the process, where another thread may be in the midst of a transaction.
+        weakref.finalize(self, _close_all, self._connections, self._pid).atexit = False
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -95,8 +97,9 @@ class Database:
     def _drop(self, thread: threading.Thread) -> None:
         for other in list(self._connections):
             if other is thread or not other.is_alive():
-                connection, _ = self._connections.pop(other)
-                connection.close()
+                connection, _ = self._connections.pop(other, (None, None))
+                if connection is not None:  # another thread may have been faster
+                    connection.close()
 
 
 _Connection = tuple[sqlite3.Connection, tuple[int, int] | None]
@@ -118,7 +121,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _open(path: Path, timeout: float) -> _Connection:
-    path.parent.mkdir(exist_ok=True)
+    # A folder of the user's own is made as a whole; elsewhere more than one that is missing is a disk not mounted.
+    path.parent.mkdir(exist_ok=True, parents=path.parent == state_folder())
     if not path.exists():
         # SQLite itself makes files that only the owner may write; here the umask decides, so that a group can share.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o666))

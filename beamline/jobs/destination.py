@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ __all__ = ["SUBMIT_TIMEOUT", "Delivery", "Destination", "open_queue"]
 logger = logging.getLogger(__name__)
 
 SUBMIT_TIMEOUT = 0.25
-"""Seconds that a submission waits for the database, before it goes to the spool."""
+"""Seconds that the hook waits for the database, before a submission goes to the spool."""
+_TIMEOUT = 5.0
+_CANNOT = (QueueError, OSError, sqlite3.Error, OverflowError, ValueError)
+"""What the database says of what it cannot take; numbers too large for it are among them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Destination:
         self,
         queue: Path | str | JobQueue,
         *,
-        timeout: float = SUBMIT_TIMEOUT,
+        timeout: float = _TIMEOUT,
         disk: Callable[[Path], str] = file_system,
     ) -> None:
         self._queue = queue if isinstance(queue, JobQueue) else None
@@ -116,8 +120,9 @@ class Destination:
         if not self.is_spool:
             try:
                 return Delivery(self.queue().put(submission))
-            except (QueueError, OSError) as error:
-                problems.append(str(error))
+            except _CANNOT as error:
+                known = isinstance(error, QueueError | OSError)
+                problems.append(str(error) if known else f"{self.path}: {type(error).__name__}: {error}")
         return self._spool(submission, problems)
 
     def close(self) -> None:
@@ -142,15 +147,17 @@ class Destination:
         raise QueueError(f"{submission.name} could not be submitted anywhere: {'; '.join(problems)}")
 
 
-def open_queue(queue: Path | str | JobQueue | Destination) -> Destination:
+def open_queue(queue: Path | str | JobQueue | Destination, *, timeout: float = _TIMEOUT) -> Destination:
     """Give the place where submissions go.
 
     Parameters
     ----------
     queue : Path, str, JobQueue or Destination
         See `Destination`.
+    timeout : float
+        Seconds to wait for a database given by its path.
     """
-    return queue if isinstance(queue, Destination) else Destination(queue)
+    return queue if isinstance(queue, Destination) else Destination(queue, timeout=timeout)
 
 
 def _make_private(folder: Path) -> None:

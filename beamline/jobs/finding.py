@@ -14,6 +14,8 @@ from .request import storable
 __all__ = ["find_job"]
 
 _NAMED = 5
+_MOST_DIGITS = 18
+"""Of a number that SQLite can hold."""
 
 
 def find_job(database: Database, which: int | str) -> JobRow:
@@ -33,7 +35,8 @@ def find_job(database: Database, which: int | str) -> JobRow:
         Naming the jobs that there are, or those that might be meant.
     """
     text = storable(str(which)).strip()
-    number = int(text) if text.removeprefix("-").isdecimal() else None
+    digits = text.removeprefix("-")
+    number = int(text) if digits.isdecimal() and len(digits) <= _MOST_DIGITS else None
     row = (_by_number(database, number) if number is not None else None) or _by_name(database, text)
     if row is None:
         raise UnknownJobError(f"{database.path}: no job {which!r}; {_known(database)}")
@@ -48,13 +51,20 @@ def _by_number(database: Database, number: int) -> JobRow | None:
 
 def _by_name(database: Database, text: str) -> JobRow | None:
     latest = " ORDER BY id DESC LIMIT 1"
-    path = storable(str(Path(text).resolve()))
     return (
         _first(database, "key = ?", text)
         or _first(database, "run_uid = ?" + latest, text)
-        or _first(database, "id = (SELECT max(id) FROM jobs WHERE scan = ?)", path)
+        or _by_path(database, text)
         or (_by_first_characters(database, text) if len(text) >= FEWEST_CHARACTERS else None)
     )
+
+
+def _by_path(database: Database, text: str) -> JobRow | None:
+    try:
+        path = storable(str(Path(text).resolve()))
+    except (ValueError, OSError, RuntimeError):  # no path: a zero byte in it, too long, or a ring of links
+        return None
+    return _first(database, "id = (SELECT max(id) FROM jobs WHERE scan = ?)", path)
 
 
 def _by_first_characters(database: Database, text: str) -> JobRow | None:
@@ -71,7 +81,7 @@ def _first(database: Database, condition: str, value: object) -> JobRow | None:
 
 
 def _known(database: Database) -> str:
-    rows = database.read("SELECT id, name FROM jobs ORDER BY id DESC LIMIT ?", (_NAMED,))
+    rows = database.read("SELECT id FROM jobs ORDER BY id DESC LIMIT ?", (_NAMED,))
     if not rows:
         return "the queue is empty"
-    return "the latest are " + ", ".join(f"{row['id']} ({row['name']})" for row in rows)
+    return f"the latest are {', '.join(str(row['id']) for row in rows)}"

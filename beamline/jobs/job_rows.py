@@ -7,14 +7,19 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from .request import Submission
+from .request import Submission, json_text, storable
 
-__all__ = ["DONE", "STATES", "JobRow", "JobState", "job_row"]
+__all__ = ["DONE", "STATES", "JobRow", "JobState", "insert_job", "job_row"]
 
 JobState = Literal["queued", "running", "done", "done_unpublished", "failed", "cancelled"]
 
 STATES: tuple[JobState, ...] = get_args(JobState)
 DONE: tuple[JobState, ...] = ("done", "done_unpublished")
+
+_INSERT = """
+INSERT INTO jobs(key, name, run_uid, scan, priority, profile, source, max_attempts, created, updated, submission)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +94,25 @@ def job_row(row: sqlite3.Row) -> JobRow:
     fields["submission"] = Submission.from_dict(asked)
     fields["result"] = json.loads(result) if result else None
     return JobRow(**fields)
+
+
+def insert_job(connection: sqlite3.Connection, submission: Submission, max_attempts: int, now: float) -> JobRow:
+    """Enter a submission as a new job."""
+    number = connection.execute(_INSERT, _columns(submission, max_attempts, now)).fetchone()["id"]
+    return job_row(connection.execute("SELECT * FROM job_rows WHERE id = ?", (number,)).fetchone())
+
+
+def _columns(submission: Submission, max_attempts: int, now: float) -> tuple[object, ...]:
+    return (
+        storable(submission.key),
+        storable(submission.name),
+        submission.run_uid and storable(submission.run_uid),
+        None if submission.scan is None else storable(submission.scan),
+        submission.priority,
+        storable(submission.profile),
+        storable(submission.source),
+        max_attempts,
+        now,
+        now,
+        json_text(submission.to_dict() | {"run": None}),
+    )

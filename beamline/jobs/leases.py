@@ -10,16 +10,22 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .database import Database
 from .job_rows import JobRow, JobState, job_row
 from .request import json_text, storable
 
-__all__ = ["beat", "claim", "fail", "finish", "postpone", "release_dead", "this_worker"]
+__all__ = ["LateLeases", "beat", "claim", "fail", "finish", "postpone", "release_dead", "this_worker"]
 
-_READY = "not_before <= ? AND (state = 'queued' OR (state = 'running' AND lease_until < ?))"
+_FREED = -1
+"""`lease_until` of a job whose worker is given up."""
+_CLOCK_STEP = 60.0
+"""A job changed this much later than now, in seconds, tells that the clock was set back: it waits no longer."""
+_READY = f"""(state = 'queued' AND (not_before <= :now OR updated > :now + {_CLOCK_STEP})
+OR state = 'running' AND lease_until < 0)"""
 _OURS = "id = ? AND token = ? AND state = 'running'"
 
 
@@ -28,16 +34,41 @@ def this_worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def claim(database: Database, worker: str, *, lease: float, device: str, now: float) -> JobRow | None:
-    """Give out the next job: highest priority first, then in order; also one whose lease ran out."""
-    if not database.read(f"SELECT 1 FROM jobs WHERE {_READY} LIMIT 1", (now, now)):  # noqa: S608
+class LateLeases:
+    """Leases that have run out, and since when they are seen so, on a clock that nobody sets.
+
+    A step of the wall clock makes all leases of a machine run out at once. Workers that live then beat soon.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[int, int, float], float] = {}
+
+    def lost(self, late: Iterable[sqlite3.Row], grace: float) -> list[tuple[int, int, float]]:
+        """Choose the jobs that may be given to others: id, token and `lease_until`.
+
+        Parameters
+        ----------
+        late : iterable of row
+            id, token, `lease_until` and worker of running jobs whose lease has run out.
+        grace : float
+            Seconds for which a worker whose process lives here is waited for.
+        """
+        now, workers = time.monotonic(), {(row["id"], row["token"], row["lease_until"]): row["worker"] for row in late}
+        since = self._since = {lease: self._since.get(lease, now) for lease in workers}
+        return [lease for lease, worker in workers.items() if not _lives(worker) or now - since[lease] >= grace]
+
+
+def claim(database: Database, late: LateLeases, worker: str, *, lease: float, device: str, now: float) -> JobRow | None:
+    """Give out the next job: highest priority first, then in order; also one whose worker is lost."""
+    columns = "SELECT id, token, lease_until, worker FROM jobs"
+    lost = late.lost(database.read(f"{columns} WHERE state='running' AND lease_until BETWEEN 0 AND ?", (now,)), lease)
+    ready = f"SELECT id, state FROM jobs WHERE {_READY} ORDER BY priority DESC, id LIMIT 1"  # noqa: S608
+    if not lost and not database.read(ready, {"now": now}):
         return None  # an idle worker takes no lock
     with database.transaction() as connection:
+        connection.executemany(f"UPDATE jobs SET lease_until={_FREED} WHERE {_OURS} AND lease_until=?", lost)  # noqa: S608
         _fail_lost(connection, now)
-        row = connection.execute(
-            f"SELECT id, state FROM jobs WHERE {_READY} ORDER BY priority DESC, id LIMIT 1",  # noqa: S608
-            (now, now),
-        ).fetchone()
+        row = connection.execute(ready, {"now": now}).fetchone()
         if row is None:
             return None
         connection.execute(
@@ -106,7 +137,7 @@ def release_dead(database: Database, host: str, now: float) -> int:
     for row in dead:
         with database.transaction() as connection:
             freed = connection.execute(
-                f"UPDATE jobs SET lease_until=-1 WHERE {_OURS}",  # noqa: S608
+                f"UPDATE jobs SET lease_until={_FREED} WHERE {_OURS}",  # noqa: S608
                 (row["id"], row["token"]),
             ).rowcount
             _fail_lost(connection, now)
@@ -125,9 +156,14 @@ def _fail_lost(connection: sqlite3.Connection, now: float) -> None:
         reason='the worker was lost ' || (losses + 1) || CASE losses WHEN 0 THEN ' time' ELSE ' times' END
         || ', last ' || worker || ' in attempt ' || attempts || ' of ' || max_attempts
         || CASE progress WHEN '' THEN '' ELSE ' at "' || progress || '"' END
-        WHERE state='running' AND lease_until < ? AND attempts >= max_attempts""",
-        (now, now, now),
+        WHERE state='running' AND lease_until < 0 AND attempts >= max_attempts""",
+        (now, now),
     )
+
+
+def _lives(worker: str) -> bool:
+    host = socket.gethostname()
+    return worker.startswith(f"{host}:") and not _is_dead(worker, host)
 
 
 def _is_dead(worker: str, host: str) -> bool:

@@ -11,7 +11,8 @@ from .child_process import Ending
 __all__ = ["LOCKED_SECONDS", "SPACE_SECONDS", "Outcome", "judge", "retry_delay"]
 
 Action = Literal["done", "failed", "retry", "postponed", "lost"]
-USAGE, BAD_DATA, NO_SPACE, LOCKED = 2, 3, 5, 6
+Wait = Literal["", "space", "the lock"]
+REFUSED, USAGE, BAD_DATA, NO_SPACE, LOCKED = 1, 2, 3, 5, 6
 LOCKED_SECONDS = 10.0
 SPACE_SECONDS = 300.0
 LONGEST_RETRY_SECONDS = 3600.0
@@ -30,8 +31,8 @@ class Outcome:
         Why, for people.
     seconds : float
         Until a postponed job is looked at again.
-    is_short_of_space : bool
-        It is postponed for want of space, which is not waited for without end.
+    waits_for : str
+        It is postponed for want of space, or since another process has the output locked: not without end.
     result : mapping
         Of a job that is done.
     """
@@ -39,7 +40,7 @@ class Outcome:
     action: Action
     reason: str = ""
     seconds: float = 0.0
-    is_short_of_space: bool = False
+    waits_for: Wait = ""
     result: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -54,19 +55,20 @@ def judge(ending: Ending) -> Outcome:
     Returns
     -------
     Outcome
-        A result counts however the process ended after it. Wrong settings and bad data would be refused again, but
-        not data that are still being written; any other refusal may be the machine's fault, and a crash too.
+        A result counts however the process ended after it. What was refused with a reason would be refused again, but
+        not data that are still being written; a crash, or an archive that did not hold what was put in, may be the
+        machine's fault.
     """
     if ending.result is not None:
         return Outcome(action="done", result=ending.result, reason=str(ending.result.get("publish_error") or ""))
     if ending.error is None:
         return Outcome(action="retry", reason="\n".join(filter(None, (ending.crash, ending.tail))))
-    if ending.exit_code in (USAGE, BAD_DATA) and not ending.may_pass:
+    if ending.exit_code in (REFUSED, USAGE, BAD_DATA) and not ending.may_pass:
         return Outcome(action="failed", reason=ending.error)
     if ending.exit_code == LOCKED:
-        return Outcome(action="postponed", reason=ending.error, seconds=LOCKED_SECONDS)
+        return Outcome(action="postponed", reason=ending.error, seconds=LOCKED_SECONDS, waits_for="the lock")
     if ending.exit_code == NO_SPACE:
-        return Outcome(action="postponed", reason=ending.error, seconds=SPACE_SECONDS, is_short_of_space=True)
+        return Outcome(action="postponed", reason=ending.error, seconds=SPACE_SECONDS, waits_for="space")
     return Outcome(action="retry", reason=ending.error)
 
 

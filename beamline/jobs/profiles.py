@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["BUILT_IN", "DEFAULT", "ProfileError", "known_profiles", "profile_options", "profile_stem"]
+__all__ = ["BUILT_IN", "DEFAULT", "ProfileError", "is_path", "known_profiles", "profile_options", "profile_stem"]
 
 DEFAULT = "default"
 BUILT_IN: Mapping[str, Mapping[str, object]] = MappingProxyType(
@@ -61,7 +61,7 @@ def known_profiles(folder: Path | None = None) -> tuple[str, ...]:
 
 def profile_stem(profile: str) -> str:
     """Give a short name for a profile, which may be the path of a file."""
-    return Path(profile).stem if _is_path(profile) else profile
+    return Path(profile).stem if is_path(profile) else profile
 
 
 def profile_options(profile: str, folder: Path | None = None) -> dict[str, object]:
@@ -115,7 +115,7 @@ def _chain(profile: str, folder: Path | None) -> Iterator[Mapping[str, object]]:
 
 def _file(profile: str, folder: Path | None) -> Path | None:
     """Find the file of a profile; None where it is one of quietbeam's alone."""
-    path = Path(profile) if _is_path(profile) else Path(f"{profile}{_SUFFIX}")
+    path = Path(profile) if is_path(profile) else Path(f"{profile}{_SUFFIX}")
     if folder is not None or path.is_absolute():
         path = (folder or Path()) / path
         if path.is_file():
@@ -126,7 +126,7 @@ def _file(profile: str, folder: Path | None) -> Path | None:
 
 
 def _unknown(profile: str, path: Path, folder: Path | None) -> str:
-    if _is_path(profile):
+    if is_path(profile):
         return f"profile {profile}: there is no file {path}; give its whole path, from the root"
     known = known_profiles(folder)
     nearest = difflib.get_close_matches(profile, known, n=1, cutoff=0.5)
@@ -135,7 +135,8 @@ def _unknown(profile: str, path: Path, folder: Path | None) -> str:
     return f"there is no profile {profile!r} among quietbeam's own{where}: known are {', '.join(known)}{hint}"
 
 
-def _is_path(profile: str) -> bool:
+def is_path(profile: str) -> bool:
+    """Tell whether a profile is named by the path of its file."""
     return "/" in profile or profile.endswith(_SUFFIX)
 
 

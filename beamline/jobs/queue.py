@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,17 +18,14 @@ from . import known_runs, leases
 from .database import Database
 from .disks import file_system, is_network_disk
 from .finding import find_job
-from .job_rows import DONE, STATES, JobRow, job_row
+from .job_rows import DONE, STATES, JobRow, insert_job, job_row
 from .places import is_own, rescue_folders, spool_folder
 from .request import Submission, json_text, storable
 from .spool import Spool
 
 __all__ = ["JobQueue", "JobRow", "QueueError", "UnknownJobError"]
 
-_INSERT = """
-INSERT INTO jobs(key, name, run_uid, scan, priority, profile, source, max_attempts, created, updated, submission)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
-"""
+logger = logging.getLogger(__name__)
 
 
 class JobQueue:
@@ -76,6 +76,7 @@ class JobQueue:
         self.max_attempts, self.now = max_attempts, now
         _check_disk(self.path, disk(self.path))
         self._database = Database(self.path, timeout)
+        self._late = leases.LateLeases()
 
     def put(self, submission: Submission) -> JobRow | None:
         """Take a submission; when this returns it is on the disk.
@@ -95,8 +96,7 @@ class JobQueue:
             is_known = connection.execute("SELECT 1 FROM jobs WHERE key = ?", (key,)).fetchone()
             if is_known or not submission.is_job:
                 return None
-            number = connection.execute(_INSERT, _columns(submission, self.max_attempts, now)).fetchone()["id"]
-            return job_row(connection.execute("SELECT * FROM job_rows WHERE id = ?", (number,)).fetchone())
+            return insert_job(connection, submission, self.max_attempts, now)
 
     def ingest(self, *spools: Spool) -> int:
         """Take what waits in the own spool, in those where `submit` leaves what this one could not take, and in others.
@@ -118,7 +118,8 @@ class JobQueue:
     def claim(self, worker: str, *, lease: float = 60.0, device: str = "") -> JobRow | None:
         """Give out the next job to one worker only: highest priority first, then in order.
 
-        A job whose lease ran out is given out again, or has failed if its attempts are used up.
+        A job whose lease ran out is given out again, or has failed if its attempts are used up. Where its worker's
+        process lives on this machine it gets another `lease` seconds: the clock may have been set.
 
         Parameters
         ----------
@@ -129,7 +130,7 @@ class JobQueue:
         device : str
             What it works on, for people.
         """
-        return leases.claim(self._database, worker, lease=lease, device=device, now=self.now())
+        return leases.claim(self._database, self._late, worker, lease=lease, device=device, now=self.now())
 
     def beat(self, job: JobRow, *, lease: float = 60.0, progress: str = "") -> bool:
         """Keep a job for another `lease` seconds and say how far it is; False: cancelled or given to another, stop."""
@@ -179,7 +180,47 @@ class JobQueue:
         """
         return leases.release_dead(self._database, host, self.now())
 
-    def retry(self, which: int | str, *, force: bool = False, settings: Mapping[str, object] | None = None) -> JobRow:
+    def revise(
+        self, which: int | str, *, priority: int | None = None, settings: Mapping[str, object] | None = None
+    ) -> JobRow:
+        """Give a job that waits another priority, or settings of a person's in place of its own.
+
+        Raises
+        ------
+        QueueError
+            If it does not wait any more, and others than its own are asked for.
+        ValueError
+            If the priority is out of bounds.
+        """
+        job = self.find(which)
+        asked = replace(
+            job.submission,
+            priority=job.priority if priority is None else priority,
+            settings=job.submission.settings if settings is None else json.loads(json_text(dict(settings))),
+        )
+        if asked == job.submission:
+            return job
+        if job.state != "queued":
+            todo = "cancel it first, then " if job.state == "running" else ""
+            force = "--force " if job.state in DONE else ""
+            raise QueueError(
+                f"{self.path}: is there already as job {job.id} ({job.name}), {job.state}, with another priority or "
+                f"other settings; {todo}`quietbeam retry {job.id} {force}--set STAGE.NAME=VALUE` runs it again"
+            )
+        source = "console" if asked.settings != job.submission.settings else job.source
+        columns = asked.priority, source, json_text(asked.to_dict() | {"run": None, "source": source})
+        changed = self._change(job, "priority=?, source=?, submission=?", *columns)
+        return changed or self.revise(job.id, priority=priority, settings=settings)
+
+    def retry(
+        self,
+        which: int | str,
+        *,
+        force: bool = False,
+        settings: Mapping[str, object] | None = None,
+        priority: int | None = None,
+        source: str | None = None,
+    ) -> JobRow:
         """Queue a job again, with all its attempts; one that waits for a time is begun at once.
 
         Parameters
@@ -190,6 +231,8 @@ class JobQueue:
             Also a job that is done.
         settings : mapping, optional
             ``STAGE.NAME`` -> value, in place of those it was submitted with.
+        priority, source : optional
+            In place of those it was submitted with.
 
         Raises
         ------
@@ -202,13 +245,15 @@ class JobQueue:
             raise QueueError(f"{self.path}: job {job.id} ({job.name}) is {job.state}; {todo}")
         asked = job.submission.to_dict() | {"run": None}
         asked |= {} if settings is None else {"settings": dict(settings)}
+        asked |= {"priority": job.priority if priority is None else priority, "source": source or job.source}
         changed = self._change(
             job,
             """state='queued', attempts=0, losses=0, not_before=0, lease_until=NULL, reason='', progress='',
-            started=NULL, finished=NULL, result=NULL, submission=?""",
+            started=NULL, finished=NULL, result=NULL, priority=?, source=?, submission=?""",
+            *(asked["priority"], asked["source"]),
             json_text(asked),
         )
-        return changed or self.retry(job.id, force=force, settings=settings)
+        return changed or self.retry(job.id, force=force, settings=settings, priority=priority, source=source)
 
     def cancel(self, which: int | str, reason: str = "cancelled") -> JobRow:
         """Cancel a queued or running job; the worker of a running one is told by its next `beat`.
@@ -306,15 +351,26 @@ class JobQueue:
         taken = 0
         for spooled in spool.take():
             try:
-                self.put(spooled.submission)
+                job = self.put(spooled.submission)
+                if job is None and spooled.submission.is_job:
+                    self._tell_known(spooled.submission)
             except QueueError:
                 raise
             except Exception as error:  # whatever is wrong with one file, the others are taken
                 spool.refuse(spooled.path, f"{type(error).__name__}: {error}")
                 continue
-            spooled.remove()
+            try:
+                spooled.remove()
+            except OSError as error:
+                spool.keep(spooled.path, error)
             taken += 1
         return taken
+
+    def _tell_known(self, asked: Submission) -> None:
+        job = self.find(asked.key)
+        if (asked.priority, asked.settings) != (job.priority, job.submission.settings):
+            known = f"is there already as job {job.id}, {job.state}, which keeps its own priority and settings"
+            logger.info("%s, submitted through a spool: %s", asked.name, known)
 
     def _change(self, job: JobRow, assignments: str, *values: object) -> JobRow | None:
         """Change a job if it still is in the state in which it was read; None: it is not."""
@@ -327,22 +383,6 @@ class JobQueue:
             if not changed.rowcount:
                 return None
             return job_row(connection.execute("SELECT * FROM job_rows WHERE id = ?", (job.id,)).fetchone())
-
-
-def _columns(submission: Submission, max_attempts: int, now: float) -> tuple[object, ...]:
-    return (
-        storable(submission.key),
-        storable(submission.name),
-        submission.run_uid and storable(submission.run_uid),
-        None if submission.scan is None else storable(submission.scan),
-        submission.priority,
-        storable(submission.profile),
-        storable(submission.source),
-        max_attempts,
-        now,
-        now,
-        json_text(submission.to_dict() | {"run": None}),
-    )
 
 
 def _check_disk(path: Path, kind: str) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-__all__ = ["FORMAT", "Submission", "json_text", "storable"]
+__all__ = ["FORMAT", "Submission", "check_priority", "json_text", "storable"]
 
 FORMAT = "quietbeam-submission-1"
+_HIGHEST_PRIORITY = 2**53
+"""Every reader of JSON has it exactly."""
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "key": (str,),
@@ -31,7 +33,8 @@ class Submission:
     Attributes
     ----------
     key : str
-        ``"<run uid or resolved path>:<profile>"``; the same key is the same job.
+        ``"<run uid or resolved path>:<profile>"``, with ``@<time of change>`` behind the path of a file; the same key
+        is the same job.
     name : str
         For people: ``"scan 123 (1a2b3c4d)"`` or the file's name.
     run : dict or None
@@ -52,7 +55,7 @@ class Submission:
     Raises
     ------
     ValueError
-        If a field is of the wrong type, or not exactly one of `run` and `scan` is given.
+        If a field is of the wrong type, `priority` is out of bounds, or not exactly one of `run` and `scan` is given.
     """
 
     key: str
@@ -68,6 +71,7 @@ class Submission:
     def __post_init__(self) -> None:
         for name, kinds in _KINDS.items():
             _check_kind(name, getattr(self, name), kinds)
+        check_priority(self.priority)
         if not self.key:
             raise ValueError("key of a submission must not be empty: give '<run uid or path>:<profile>'")
         if (self.run is None) == (self.scan is None):
@@ -126,6 +130,13 @@ class Submission:
         if not isinstance(fields, dict):
             raise ValueError(f"submission: expected a JSON object, got {type(fields).__name__}")
         return cls.from_dict(fields)
+
+
+def check_priority(priority: int) -> None:
+    """Raise ValueError if a priority is out of bounds."""
+    if abs(priority) > _HIGHEST_PRIORITY:
+        bits = priority.bit_length()
+        raise ValueError(f"priority of a submission: expected at most {_HIGHEST_PRIORITY}, got a number of {bits} bits")
 
 
 def json_text(content: object) -> str:

@@ -53,6 +53,7 @@ class Spool:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._told: set[str] = set()
+        self._taken: set[str] = set()
 
     def write(self, submission: Submission) -> Path:
         """Leave a submission, flushed to the disk.
@@ -90,6 +91,11 @@ class Spool:
             if (submission := self._read(path)) is not None:
                 yield Spooled(path, submission)
 
+    def keep(self, path: Path, error: OSError) -> None:
+        """Pass a file over from now on that was taken and could not be removed, as in a folder of another user."""
+        self._taken.add(path.name)
+        self._tell(path, f"is in the queue, but stays here as well; remove it, or give the right to: {error}")
+
     def refuse(self, path: Path, reason: str) -> None:
         """Move a file that cannot be used to ``refused/``, with the reason beside it."""
         refused = self.folder / "refused"
@@ -125,7 +131,9 @@ class Spool:
         except OSError as error:
             self._tell(self.folder, f"cannot be listed: {error}")
             return []
-        return [path for path in paths if path.suffix == ".json" and not path.name.startswith(".")]
+        self._taken &= {path.name for path in paths}
+        waiting = (path for path in paths if path.suffix == ".json" and path.name not in self._taken)
+        return [path for path in waiting if not path.name.startswith(".")]
 
     def _tell(self, path: Path, what: str) -> None:
         """Log once for each file, however often the spool is looked through."""

@@ -46,6 +46,8 @@ def render_status(queue: JobQueue, *, limit: int = 30) -> RenderableType:
     ended = queue.jobs(states=set(STATES) - {"queued", "running"}, limit=_ENDED_SHOWN)
     table = Table("id", "scan", "state", "progress or reason", "tries", "age", "worker", box=None, pad_edge=False)
     table.columns[0].justify = "right"
+    for column in table.columns:
+        column.overflow = "fold"  # a path that is cut cannot be copied
     for job in running + queued + ended:
         table.add_row(*_cells(job, queue.now()))
     hidden = num_queued - len(queued)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def submission_of_scan(
 ) -> Submission:
     """Make a submission of a scan on disk, which need not be there (it may lie on the worker's disk).
 
+    A file that is there has its time of change in the key: changed later, it is another scan, a job of its own.
+
     Parameters
     ----------
     path : Path or str
@@ -74,7 +77,7 @@ def submission_of_scan(
     """
     resolved = Path(path).resolve()
     return Submission(
-        key=f"{resolved}:{profile}",
+        key=f"{resolved}{_time_of_change(resolved)}:{profile}",
         name=resolved.name,
         scan=str(resolved),
         profile=profile,
@@ -82,6 +85,14 @@ def submission_of_scan(
         settings=dict(settings or {}),
         source=source,
     )
+
+
+def _time_of_change(path: Path) -> str:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"@{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""
 
 
 def submit(queue: Path | str | JobQueue | Destination, submission: Submission) -> JobRow | None:

@@ -55,7 +55,7 @@ class Worker:
         self._spools = tuple(Spool(folder) for folder in settings.spools)
         self._stopped = threading.Event()
         self._ingesting, self._spool_trouble = threading.Lock(), ""
-        self._short_of_space: dict[int, float] = {}
+        self._waiting: dict[int, tuple[str, float]] = {}
 
     def stop(self) -> None:
         """Take no more jobs, end those under way and put them back; `run` returns soon after."""
@@ -148,16 +148,16 @@ class Worker:
         return outcome
 
     def _limit_waiting(self, job: JobRow, outcome: Outcome) -> Outcome:
-        """Let a job wait for space for some time only, as long as this worker knows of it."""
-        if not outcome.is_short_of_space:
-            self._short_of_space.pop(job.id, None)
+        """Let a job wait for space or a lock for some time only, as long as this worker knows of it."""
+        wait, since = self._waiting.pop(job.id, ("", 0.0))
+        if not outcome.waits_for:
             return outcome
-        since = self._short_of_space.setdefault(job.id, time.monotonic())
-        if time.monotonic() - since <= 3600 * self.settings.space_wait_hours:
+        since = since if wait == outcome.waits_for else time.monotonic()
+        hours = self.settings.space_wait_hours if outcome.waits_for == "space" else self.settings.lock_wait_hours
+        if time.monotonic() - since <= 3600 * hours:
+            self._waiting[job.id] = (outcome.waits_for, since)
             return outcome
-        del self._short_of_space[job.id]
-        reason = f"waited for space for {self.settings.space_wait_hours:g} hours: {outcome.reason}"
-        return Outcome(action="failed", reason=reason)
+        return Outcome(action="failed", reason=f"waited for {outcome.waits_for} for {hours:g} hours: {outcome.reason}")
 
     def _tell(self, job: JobRow, outcome: Outcome) -> str:
         """Tell the queue, again and again where it cannot be reached: what was done is worth the wait."""

@@ -79,6 +79,9 @@ class WorkerSettings(BaseModel):
         30.0, ge=0, description="Time after its submission that a job waits for the run with its darks and flats."
     )
     space_wait_hours: float = Field(24.0, ge=0, description="Time that a job waits for space on a full disk.")
+    lock_wait_hours: float = Field(
+        24.0, ge=0, description="Time that a job waits for another process that works in its output folder."
+    )
     publish: PublishSettings = PublishSettings()
 
     @model_validator(mode="after")

@@ -13,7 +13,18 @@ import pytest
 from quietbeam.beamline.jobs.request import Submission
 from quietbeam.beamline.jobs.submission import submission_of_run
 
+LEASE = 10.0
 SIZE_OF_A_REFERENCE = 4000
+
+
+class Clock:
+    """Time that passes when told."""
+
+    def __init__(self):
+        self.time = 1000.0
+
+    def __call__(self):
+        return self.time
 
 
 def reference(

@@ -30,7 +30,8 @@ OFF, ON = {"tomo_denoise": {"enabled": False}}, {"tomo_denoise": {"enabled": Tru
     [
         ({}, ("dark", "flat", "primary"), True),  # tomography by its streams
         ({}, ("white", "tomo"), True),
-        ({}, ("primary",), False),  # a camera picture
+        ({}, ("primary",), None),  # a camera picture
+        ({}, ("proj",), False),
         ({}, ("dark", "flat"), False),
         (TOMO, ("primary",), True),
         (TOMO, ("dark", "flat"), False),  # for others
@@ -40,15 +41,16 @@ OFF, ON = {"tomo_denoise": {"enabled": False}}, {"tomo_denoise": {"enabled": Tru
         ({"tomo_denoise": False}, ("dark", "flat", "primary"), False),
         ({"tomo_denoise": "yes"}, ("flat", "primary"), True),  # nonsense says nothing
         ({"tomo_scanning_mode": "tomo_flyscan", "current_dark_flat_scan_uid": "u"}, ("tomo",), True),
-        ({"tomo_scanning_mode": "edxd", "current_dark_flat_scan_uid": "u"}, ("primary",), False),
+        ({"tomo_scanning_mode": "edxd", "current_dark_flat_scan_uid": "u"}, ("primary",), None),
         ({"tomo": {"streams": {"projections": "look", "flat": "bright"}}}, ("bright", "look"), True),
         ({"tomo": {"streams": {"projections": "look"}}}, ("primary",), False),
     ],
 )
-def test_which_runs_become_jobs(hook, queue, metadata, streams, is_job):
+def test_which_runs_become_jobs_or_are_remembered(hook, queue, metadata, streams, is_job):
+    """None: a run that is no tomography leaves no trace."""
     uid = tell(hook, documents(streams, **metadata))
-    assert keys(queue) == [f"{uid}:default"] * is_job
-    assert queue.run(uid)["stop"] is not None  # remembered anyhow
+    assert keys(queue) == [f"{uid}:default"] * bool(is_job)
+    assert (queue.run(uid) is None) == (is_job is None)
     assert hook.errors == 0
 
 
@@ -78,7 +80,12 @@ def test_metadata_win_over_the_hook_and_nonsense_does_not(tmp_path, queue, caplo
     assert fast.submission.settings == {"training.epochs": 3, "codec.options.x": 1}
     assert (plain.profile, plain.priority, plain.submission.settings) == ("gentle", 2, {})
     assert sum("expected" in record.message for record in caplog.records) == 3
+    tell(hook, documents(tomo={}, tomo_denoise={"priority": 2**70}))
+    assert (queue.find(-1).priority, hook.errors) == (2, 0)
+    assert "a number of 71 bits; 2 is taken" in caplog.text
     hook.close()
+    with pytest.raises(ValueError, match="priority of a submission"):
+        PostScan(tmp_path / "jobs.db", priority=-(2**70))
 
 
 def test_fewer_projections_than_planned_are_told_and_queued(hook, queue, caplog):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -9,6 +11,8 @@ from bluesky import RunEngine
 from bluesky.plans import count
 
 from quietbeam.beamline.hook import PostScan
+from quietbeam.beamline.hook_thread import HookThread
+from quietbeam.beamline.jobs.places import spool_folder
 from quietbeam.beamline.jobs.queue import JobQueue
 
 from .end_station import close_run_engine
@@ -107,6 +111,34 @@ def test_hostile_metadata_and_a_raising_predicate_do_not_touch_the_scan(RE, tmp_
     hook.close()
 
 
+def test_a_predicate_that_wants_to_end_the_session_ends_nothing(tmp_path, queue, caplog):
+    answers = iter([SystemExit, KeyboardInterrupt])
+
+    def wants(start, reference):
+        if error := next(answers, None):
+            raise error("no more")
+        return True
+
+    hook = PostScan(tmp_path / "jobs.db", wants=wants)
+    for _ in range(2):
+        uid = tell(hook, documents())
+        assert queue.run(uid)["stop"] is not None
+    uid = tell(hook, documents())
+    assert keys(queue) == [f"{uid}:default"]
+    assert hook.errors == 2
+    hook.close()
+
+
+def test_a_thread_that_ended_is_replaced():
+    done, thread = [], HookThread(lambda item: done.append(item), lambda: None, every=30)
+    thread._items.put(None)
+    thread._thread.join(5)
+    thread.put("item")
+    assert thread.flush(5)
+    assert done == ["item"]
+    thread.close(5)
+
+
 def locked(path):
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -154,19 +186,97 @@ def test_what_the_database_cannot_take_goes_to_the_spool_and_the_scan_succeeds(s
     hook.close()
 
 
-def test_what_nothing_can_take_is_kept_and_brought_later(tmp_path, monkeypatch):
-    nowhere = tmp_path / "file"
-    nowhere.write_text("not a folder")
-    monkeypatch.setenv("XDG_STATE_HOME", str(nowhere))
-    monkeypatch.setattr("tempfile.tempdir", str(nowhere))
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A place for a queue in which nothing can be kept, nor anywhere else, until it is mended."""
+    place = tmp_path / "file"
+    place.write_text("not a folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(place))
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    return place
+
+
+def mend(place):
+    place.unlink()
+    (place / "queue").mkdir(parents=True)
+    return place / "queue" / "jobs.db"
+
+
+def test_what_nothing_can_take_is_kept_and_brought_later(nowhere):
     hook = PostScan(nowhere / "queue" / "jobs.db")
     first = tell(hook, documents(tomo={}), flush=False)
     assert not hook.flush()
     assert hook.errors >= 1
     assert "kept and tried again" in hook.last_error
-    nowhere.unlink()
-    (nowhere / "queue").mkdir(parents=True)
+    path = mend(nowhere)
     second = tell(hook, documents(tomo={}))
-    with JobQueue(nowhere / "queue" / "jobs.db") as queue:
-        assert keys(queue) == [f"{first}:default", f"{second}:default"]
+    with JobQueue(path) as queue:
+        assert sorted(keys(queue)) == sorted([f"{first}:default", f"{second}:default"])
     hook.close()
+
+
+def test_each_event_of_a_run_costs_one_attempt_however_much_is_kept(nowhere):
+    hook = PostScan(nowhere / "queue" / "jobs.db")
+    events = 5  # start, the first data of three streams, stop
+    for runs in range(1, 11):
+        tell(hook, documents(tomo={}), flush=False)
+        assert not hook.flush()
+        assert hook.errors == runs * events
+    mend(nowhere)
+    tell(hook, documents(tomo={}))
+    hook.close()
+
+
+def test_of_too_many_that_are_kept_jobs_are_kept_the_longest(nowhere, monkeypatch, caplog):
+    monkeypatch.setattr("quietbeam.beamline.hook._MAX_UNDELIVERED", 3)
+    hook = PostScan(nowhere / "queue" / "jobs.db")
+    jobs = [tell(hook, documents(tomo={}), flush=False) for _ in range(2)]
+    for _ in range(4):
+        tell(hook, documents(("dark", "flat")), flush=False)
+    assert not hook.flush()
+    assert caplog.text.count("dropped, too many wait for a queue: the run is not remembered") == 3
+    jobs += [tell(hook, documents(tomo={}), flush=False) for _ in range(2)]
+    hook.flush()
+    assert caplog.text.count("the job is lost, submit it later") == 1
+    path = mend(nowhere)
+    tell(hook, documents())
+    with JobQueue(path) as queue:
+        kept = {key.partition(":")[0] for key in keys(queue)}
+        assert [uid in kept for uid in jobs] == [False, True, True, True]
+    hook.close()
+
+
+def test_one_that_cannot_be_kept_anywhere_holds_up_no_other(tmp_path, nowhere):
+    """Its number is too large for the database, and there is no spool."""
+    path = tmp_path / "jobs.db"
+    JobQueue(path).close()
+    spool_folder(path).write_text("not a folder")
+    hook = PostScan(path)
+    odd = list(documents(tomo={}))
+    odd[0][1]["time"] = 10**400
+    tell(hook, odd, flush=False)
+    uid = tell(hook, documents(tomo={}), flush=False)
+    hook.flush()
+    with JobQueue(path) as queue:
+        assert f"{uid}:default" in keys(queue)
+    hook.close()
+
+
+ENDING = """
+import sys
+from quietbeam.beamline.hook import PostScan
+import event_model
+hook = PostScan(sys.argv[1])
+for _ in range(60):
+    run = event_model.compose_run(metadata={"tomo": {}})
+    hook("start", run.start_doc)
+    hook("stop", run.compose_stop())
+"""
+
+
+def test_a_session_that_ends_while_runs_are_delivered_ends_well(tmp_path):
+    for number in range(4):
+        path = tmp_path / f"{number}.db"
+        subprocess.run([sys.executable, "-c", ENDING, path], check=True, timeout=60)
+        with JobQueue(path) as queue:
+            assert queue.open_runs() == []

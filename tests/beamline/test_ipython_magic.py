@@ -60,7 +60,7 @@ def test_the_magic_speaks_to_the_hook(hook, shell, capsys, tmp_path):
     [
         ("dance", "usage: %denoise on | off"),
         ("cancel", "usage: %denoise on | off"),
-        ("submit -1", "QuietbeamError: no run was seen in this session"),
+        ("submit -1", "QuietbeamError: no run ended in this session"),
         ("retry 7", "UnknownJobError: "),
         ("submit 'open quote", "ValueError: No closing quotation"),
     ],

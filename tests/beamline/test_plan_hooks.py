@@ -14,7 +14,7 @@ from quietbeam.beamline.hook import PostScan
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.plan_hooks import DenoisePreprocessor, denoise_decorator, denoise_wrapper, submit, wait_result
 from quietbeam.beamline.plans import tomo_step_scan
-from quietbeam.reconstruction.errors import QuietbeamError
+from quietbeam.reconstruction.errors import QueueError, QuietbeamError
 
 POLL = 0.02
 
@@ -53,7 +53,16 @@ def test_a_hook_that_is_subscribed_and_wrapped_makes_one_job(station, hook, queu
     (job,) = queue.jobs()
     assert job.key == f"{uid}:fast"
     assert [len(stream["seq_nums"]) for stream in job.submission.run["streams"]] == [2]
+    (later,) = station.RE(scan(station))  # the session is still subscribed
+    assert hook.flush()
+    assert {job.run_uid for job in queue.jobs()} == {later, uid}
     assert hook.errors == 0
+
+
+def test_waiting_in_a_queue_that_is_not_there_is_refused(station, tmp_path):
+    with pytest.raises(QueueError, match="there is no queue"):
+        station.RE(wait_result("abcdef", tmp_path / "gone" / "jobs.db", timeout=1))
+    assert not (tmp_path / "gone").exists()
 
 
 def test_the_decorator(station, hook, queue):

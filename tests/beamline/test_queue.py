@@ -1,9 +1,7 @@
 """The queue: no job is lost, none is done twice, whoever crashes; errors say what to do."""
 
 import json
-import shutil
 import signal
-import socket
 import sqlite3
 import statistics
 import tempfile
@@ -13,33 +11,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from quietbeam.beamline.jobs.disks import file_system, is_network_disk
-from quietbeam.beamline.jobs.leases import this_worker
 from quietbeam.beamline.jobs.places import default_queue
 from quietbeam.beamline.jobs.queue import JobQueue, QueueError, UnknownJobError
 from quietbeam.beamline.jobs.schema import SCHEMA_VERSION
 from quietbeam.beamline.jobs.submission import submission_of_run, submission_of_scan
 
-from .submissions import SIZE_OF_A_REFERENCE, output, python, reference, run_submission
+from .submissions import LEASE, SIZE_OF_A_REFERENCE, Clock, output, python, reference, run_submission
 
-LEASE = 10.0
 PUT_MEDIAN = 1e-3
 """Seconds; without the disk's own time it is a tenth of that."""
 PUT_500 = 1.0
-
-
-class Clock:
-    """Time that passes when told."""
-
-    def __init__(self):
-        self.time = 1000.0
-
-    def __call__(self):
-        return self.time
 
 
 @pytest.fixture
@@ -51,142 +34,6 @@ def clock():
 def queue(tmp_path, clock):
     with JobQueue(tmp_path / "jobs.db", now=clock) as queue:
         yield queue
-
-
-class QueueMachine(RuleBasedStateMachine):
-    """The queue beside a model: a dictionary of what each job should be."""
-
-    keys = st.sampled_from([f"run-{number}" for number in range(5)])
-
-    def __init__(self):
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.clock, self.model, self.held, self.ends = Clock(), {}, [], {}
-        self.queue = JobQueue(self.folder / "jobs.db", now=self.clock, max_attempts=2)
-
-    def teardown(self):
-        self.queue.close()
-        shutil.rmtree(self.folder)
-
-    def is_ours(self, job):
-        known = self.model[job.run_uid]
-        return known["state"] == "running" and known["token"] == job.token
-
-    def job_of(self, number):
-        return list(self.model)[number % len(self.model)]
-
-    @rule(key=keys, priority=st.integers(-1, 1))
-    def submit(self, key, priority):
-        job = self.queue.put(run_submission(key, priority=priority))
-        assert (job is None) == (key in self.model)
-        if job is not None:
-            rank = (-priority, len(self.model))
-            self.model[key] = {"state": "queued", "attempts": 0, "token": 0, "not_before": 0, "rank": rank}
-
-    @rule(seconds=st.sampled_from([1.0, LEASE + 1]))
-    def wait(self, seconds):
-        self.clock.time += seconds
-
-    @rule()
-    def claim(self):
-        now, ready = self.clock.time, []
-        for key, known in self.model.items():
-            is_lost = known["state"] == "running" and known["lease_until"] < now
-            if is_lost or (known["state"] == "queued" and known["not_before"] <= now):
-                ready.append((known["rank"], key))
-        for _, key in list(ready):
-            known = self.model[key]
-            if known["state"] == "running" and known["attempts"] >= 2:
-                known["state"] = "failed"
-                ready.remove((known["rank"], key))
-        job = self.queue.claim("here:1", lease=LEASE)
-        assert (job.run_uid if job else None) == (min(ready)[1] if ready else None)
-        if job is not None:
-            known = self.model[job.run_uid]
-            token, attempts = known["token"] + 1, known["attempts"] + 1
-            known |= {"state": "running", "attempts": attempts, "token": token, "lease_until": now + LEASE}
-            self.held.append(job)
-
-    @precondition(lambda self: self.held)
-    @rule(number=st.integers(0, 9))
-    def beat(self, number):
-        job = self.held[number % len(self.held)]
-        assert self.queue.beat(job, lease=LEASE) == self.is_ours(job)
-        if self.is_ours(job):
-            self.model[job.run_uid]["lease_until"] = self.clock.time + LEASE
-
-    @precondition(lambda self: self.held)
-    @rule(number=st.integers(0, 9), state=st.sampled_from(["done", "done_unpublished"]))
-    def finish(self, number, state):
-        job = self.held[number % len(self.held)]
-        is_ours = self.is_ours(job)
-        assert self.queue.finish(job, {"token": job.token}, state=state) == is_ours
-        if is_ours:
-            self.model[job.run_uid]["state"] = state
-            self.ends[job.run_uid] = self.ends.get(job.run_uid, 0) + 1
-
-    @precondition(lambda self: self.held)
-    @rule(number=st.integers(0, 9), retry_after=st.sampled_from([None, 0.0, 5.0]))
-    def fail(self, number, retry_after):
-        job = self.held[number % len(self.held)]
-        known = self.model[job.run_uid]
-        if self.is_ours(job):
-            again = retry_after is not None and known["attempts"] < 2
-            known["state"] = "queued" if again else "failed"
-            known["not_before"] = self.clock.time + (retry_after or 0)
-        assert self.queue.fail(job, "no reason", retry_after=retry_after) == known["state"]
-
-    @precondition(lambda self: self.held)
-    @rule(number=st.integers(0, 9))
-    def postpone(self, number):
-        job = self.held[number % len(self.held)]
-        if self.is_ours(job):
-            known = self.model[job.run_uid]
-            known |= {"state": "queued", "attempts": known["attempts"] - 1, "not_before": self.clock.time + 5}
-        self.queue.postpone(job, "the disk is full", seconds=5)
-
-    @precondition(lambda self: self.model)
-    @rule(number=st.integers(0, 9), force=st.booleans())
-    def retry(self, number, force):
-        key = self.job_of(number)
-        known = self.model[key]
-        if known["state"] == "running" or (known["state"].startswith("done") and not force):
-            with pytest.raises(QueueError):
-                self.queue.retry(key, force=force)
-            return
-        if known["state"].startswith("done"):
-            self.ends[key] -= 1
-        assert self.queue.retry(key, force=force).state == "queued"
-        known |= {"state": "queued", "attempts": 0, "not_before": 0}
-
-    @precondition(lambda self: self.model)
-    @rule(number=st.integers(0, 9))
-    def cancel(self, number):
-        key = self.job_of(number)
-        if self.model[key]["state"] in ("done", "done_unpublished", "failed"):
-            with pytest.raises(QueueError, match="nothing to cancel"):
-                self.queue.cancel(key)
-        else:
-            assert self.queue.cancel(key).state == "cancelled"
-            self.model[key]["state"] = "cancelled"
-
-    @rule()
-    def restart(self):
-        self.queue.close()
-        self.queue = JobQueue(self.folder / "jobs.db", now=self.clock, max_attempts=2)
-
-    @invariant()
-    def as_the_model_says(self):
-        jobs = {job.run_uid: (job.state, job.attempts, job.token) for job in self.queue.jobs()}
-        assert jobs == {key: (known["state"], known["attempts"], known["token"]) for key, known in self.model.items()}
-        assert sum(self.queue.counts().values()) == len(self.model)
-        assert all(ends <= 1 for ends in self.ends.values())
-
-
-QueueMachine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestQueueMachine = QueueMachine.TestCase
 
 
 SUBMITTER = """
@@ -267,56 +114,6 @@ def test_a_job_goes_through_its_life(queue, clock):
         queue.finish(job, {}, state="failed")
 
 
-def test_a_worker_that_lost_its_job_can_change_nothing(queue, clock):
-    queue.put(run_submission("run-a"))
-    lost = queue.claim("here:1", lease=LEASE)
-    clock.time += LEASE + 1
-    other = queue.claim("here:2", lease=LEASE)
-    assert (other.id, other.attempts, other.losses) == (lost.id, 2, 1)
-    assert not queue.beat(lost)
-    assert not queue.finish(lost, {"output": "wrong"})
-    assert queue.fail(lost, "wrong") == "running"
-    queue.postpone(lost, "wrong", seconds=1)
-    assert queue.find(lost.id) == other
-    assert queue.finish(other, {"output": "right"})
-    assert queue.find(lost.id).result == {"output": "right"}
-
-
-def test_a_late_worker_whose_job_nobody_took_may_hand_it_in(queue, clock):
-    queue.put(run_submission("run-a"))
-    job = queue.claim("here:1", lease=LEASE)
-    clock.time += 10 * LEASE
-    assert queue.finish(job, {})
-
-
-def test_a_job_that_loses_every_worker_fails(queue, clock):
-    queue.put(run_submission("run-a"))
-    for attempt in range(1, 4):
-        job = queue.claim("here:1", lease=LEASE)
-        assert job.attempts == attempt
-        queue.beat(job, lease=LEASE, progress="training")
-        clock.time += LEASE + 1
-    assert queue.claim("here:1") is None
-    failed = queue.find("run-a:default")
-    assert (failed.state, failed.finished) == ("failed", clock.time)
-    assert failed.reason == 'the worker was lost 3 times, last here:1 in attempt 3 of 3 at "training"'
-    assert queue.retry(failed.id).attempts == 0
-    assert queue.claim("here:1").losses == 0
-
-
-def test_jobs_of_a_dead_process_are_free_at_once(queue):
-    host = socket.gethostname()
-    dead = python("pass")
-    dead.communicate()
-    for number, worker in enumerate([f"{host}:{dead.pid}", this_worker(), f"other:{dead.pid}"]):
-        queue.put(run_submission(f"run-{number}"))
-        assert queue.claim(worker).worker == worker
-    assert queue.release_dead(host) == 1
-    assert [job.state for job in queue.jobs()] == ["running", "running", "queued"]
-    assert "was lost" in queue.find("run-0").reason
-    assert queue.claim("here:1").losses == 1
-
-
 def test_a_more_complete_reference_is_taken_by_queued_jobs_only(queue):
     first, more, stopped, fewer = (
         reference("run-a", num_frames=num_frames, stopped=stopped)
@@ -356,6 +153,26 @@ def test_a_cancelled_job_is_stopped_and_may_be_queued_again_with_other_settings(
     assert not queue.finish(job, {})
 
 
+def test_a_job_that_waits_takes_another_priority_and_settings_and_no_other_job_does(queue):
+    own = {"training.epochs": 1}
+    for uid in ("run-a", "run-b"):
+        queue.put(run_submission(uid, settings=own, source="hook"))
+    assert queue.revise("run-b", priority=2).source == "hook"
+    assert queue.revise("run-b", settings={"scan.crop": (1, 2)}).submission.settings == {"scan.crop": [1, 2]}
+    assert queue.revise("run-b", settings={"scan.crop": (1, 2)}, priority=2) == queue.find("run-b")
+    assert (queue.find("run-b").source, queue.find("run-b").submission.source) == ("console", "console")
+    job = queue.claim("here:1")
+    assert (job.run_uid, job.priority, job.submission.priority) == ("run-b", 2, 2)
+    with pytest.raises(QueueError, match=r"job 2 .*, running, .*; cancel it first, then `quietbeam retry 2 --set"):
+        queue.revise("run-b", priority=3)
+    queue.finish(job, {})
+    with pytest.raises(QueueError, match=r"done, .*; `quietbeam retry 2 --force --set"):
+        queue.revise("run-b", settings=own)
+    assert queue.revise("run-b", priority=2).state == "done"
+    with pytest.raises(ValueError, match="priority of a submission"):
+        queue.revise("run-a", priority=2**70)
+
+
 def test_a_job_that_ends_while_it_is_cancelled_stays_as_it_ended(tmp_path):
     with JobQueue(tmp_path / "jobs.db") as other:
         other.put(run_submission("run-a"))
@@ -389,10 +206,11 @@ def test_jobs_are_found_as_people_name_them(queue, tmp_path):
     assert {which: queue.find(which).id for which in meant} == meant
     with pytest.raises(UnknownJobError, match=r"may mean 2 runs \(abcdef-1, abcdef-2\); give more"):
         queue.find("abcdef")
-    with pytest.raises(LookupError, match=r"no job 'abc'; the latest are 5 \(a scan.h5\), 4 \(scan 7"):
+    with pytest.raises(LookupError, match=r"no job 'abc'; the latest are 5, 4, 3, 2, 1$"):
         queue.find("abc")
-    with pytest.raises(UnknownJobError, match="no job 77"):
-        queue.find(77)
+    for unknown in (77, "9" * 25, -(10**30), "9" * 5000, "a\0b", "x" * 5000):
+        with pytest.raises(UnknownJobError, match="no job"):
+            queue.find(unknown)
 
 
 def test_runs_that_are_no_jobs_are_found(queue):

@@ -20,8 +20,8 @@ def queue(tmp_path):
         yield queue
 
 
-def shown(queue, **options):
-    console = Console(file=io.StringIO(), width=200, color_system=None)
+def shown(queue, *, width=200, **options):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(render_status(queue, **options))
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
@@ -95,3 +95,8 @@ def test_a_long_queue_is_cut_and_says_so(queue):
     lines = shown(queue, limit=5)
     assert len(lines) == 2 + 5 + 1
     assert lines[-1] == "... and 45 more that wait"
+
+
+def test_a_narrow_table_breaks_what_is_long_and_cuts_nothing(queue):
+    queue.put(submission_of_scan(f"/{'scan' * 20}.h5"))
+    assert "…" not in "".join(shown(queue, width=60))

@@ -3,6 +3,7 @@
 import errno
 import logging
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,35 @@ def test_a_file_that_cannot_be_read_stays_and_is_told_once(spool, tmp_path, capl
         assert [queue.ingest() for _ in range(3)] == [1, 0, 0]
     assert names(spool.folder) == ["0.json"]
     assert caplog.text.count("cannot be read now and stays") == 1
+
+
+def test_a_file_that_cannot_be_removed_holds_up_nothing_and_is_taken_once(spool, tmp_path, monkeypatch, caplog):
+    """As in a sticky folder, where another user's files cannot be removed."""
+    for number in range(3):
+        spool.write(run_submission(f"run-{number}"))
+    stuck, unlink = min(names(spool.folder)), Path.unlink
+
+    def sticky(path, missing_ok=False):
+        if path.name == stuck:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", sticky)
+    with JobQueue(tmp_path / "jobs.db") as queue:
+        assert [queue.ingest() for _ in range(3)] == [3, 0, 0]
+        assert queue.counts()["queued"] == 3
+        assert names(spool.folder) == [stuck]
+        assert len(queue.spool) == 0
+    assert caplog.text.count("is in the queue, but stays here as well") == 1
+
+
+def test_what_was_spooled_twice_with_other_settings_is_told(spool, tmp_path, caplog):
+    for epochs in (1, 1, 2):
+        spool.write(run_submission("run-a", settings={"training.epochs": epochs}))
+    with JobQueue(tmp_path / "jobs.db") as queue, caplog.at_level(logging.INFO):
+        queue.ingest()
+        assert queue.find(1).submission.settings == {"training.epochs": 1}
+    assert caplog.text.count("is there already as job 1, queued, which keeps its own priority and settings") == 1
 
 
 def test_killed_between_the_database_and_the_file_a_submission_is_one_job(spool, tmp_path):

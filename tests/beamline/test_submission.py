@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quietbeam.beamline.jobs.destination import SUBMIT_TIMEOUT
+from quietbeam.beamline.jobs.places import default_queue
 from quietbeam.beamline.jobs.queue import JobQueue, QueueError
 from quietbeam.beamline.jobs.request import Submission
 from quietbeam.beamline.jobs.submission import Destination, open_queue, submission_of_run, submission_of_scan, submit
@@ -68,6 +70,7 @@ def test_what_json_has_no_form_for_becomes_text_or_numbers():
         ({"scan": None, "run": {"start": {}}}, "run must hold the uid"),
         ({"priority": True}, "priority of a submission: expected int, got True"),
         ({"priority": "high"}, "priority of a submission: expected int, got 'high'"),
+        ({"priority": 2**70}, "priority of a submission: expected at most 9007199254740992, got a number of 71 bits"),
         ({"settings": None}, "settings of a submission: expected Mapping, got None"),
         ({"colour": 1}, "unknown field 'colour'; known are key, name"),
         ({"format": "x"}, "expected 'quietbeam-submission-1', got 'x'"),
@@ -87,6 +90,10 @@ def test_names_and_keys(tmp_path):
     assert (scan.key, scan.name, scan.scan) == (f"{tmp_path}/a.h5:default", "a.h5", f"{tmp_path}/a.h5")
     with pytest.raises(ValueError, match=r"expected a text in \['start'\]\['uid'\], got None"):
         submission_of_run({"start": {}})
+    (tmp_path / "a.h5").touch()
+    os.utime(tmp_path / "a.h5", ns=(0, 123))
+    assert submission_of_scan(tmp_path / "link").key == f"{tmp_path}/a.h5@123:default"
+    assert submission_of_scan(tmp_path).key == f"{tmp_path}:default"
 
 
 def test_a_path_that_is_no_utf8_reaches_the_worker_unchanged(tmp_path):
@@ -131,12 +138,22 @@ sys.stdin.read()
 """
 
 
+BRIEF_LOCK = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.close()
+"""
+
+
 def test_a_locked_database_sends_to_the_spool_and_the_worker_finds_it(tmp_path, caplog):
     path = tmp_path / "jobs.db"
     with JobQueue(path, timeout=0.05) as queue:
         process = python(LOCK, path)
         assert process.stdout.readline() == "locked\n"
-        assert submit(path, run_submission("run-a")) is None
+        assert submit(open_queue(path, timeout=0.05), run_submission("run-a")) is None
         delivery = open_queue(queue).deliver(run_submission("run-b"))
         with pytest.raises(QueueError, match=r"locked by another for more than 0\.05 s; try again"):
             queue.put(run_submission("run-c"))
@@ -145,6 +162,23 @@ def test_a_locked_database_sends_to_the_spool_and_the_worker_finds_it(tmp_path, 
         assert str(delivery.spooled) in caplog.text
         assert queue.ingest() == 2
         assert uids(queue) == ["run-a", "run-b"]
+
+
+def test_people_and_workers_wait_longer_than_the_hook(tmp_path):
+    """A lock that lasts longer than the hook waits sends no cancel or submit of a person away."""
+    path = tmp_path / "jobs.db"
+    JobQueue(path).close()
+    process = python(BRIEF_LOCK, path, 3 * SUBMIT_TIMEOUT)
+    assert process.stdout.readline() == "locked\n"
+    assert submit(path, run_submission("run-a")).id == 1
+    output(process)
+
+
+def test_what_the_database_cannot_hold_is_spooled_not_raised(tmp_path):
+    odd = reference("run-a", time=10**400)
+    delivery = open_queue(tmp_path / "jobs.db").deliver(submission_of_run(odd))
+    assert delivery.spooled.parent == tmp_path / "jobs.db.spool"
+    assert "jobs.db: OverflowError: int too large" in delivery.problem
 
 
 def spoil(path, how):
@@ -204,6 +238,12 @@ def test_a_rescue_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
     os.chown(foreign, NOBODY, NOBODY)
     with pytest.raises(QueueError, match="belongs to another user"):
         submit(tmp_path / "gone" / "x" / "jobs.db", run_submission("run-a"))
+
+
+def test_the_user_s_own_queue_is_made_with_all_its_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "new" / "account"))
+    monkeypatch.delenv("QUIETBEAM_QUEUE", raising=False)
+    assert submit(default_queue(), run_submission("run-a")).id == 1
 
 
 READ_ONLY = """

@@ -1,5 +1,6 @@
 """A worker and its jobs, all real processes: ends of every kind, kills, cancelling, stopping."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from quietbeam.beamline.jobs import child_process
 from quietbeam.beamline.jobs.child_process import COMMAND, ChildProcess, Ending
 from quietbeam.beamline.jobs.leases import this_worker
 from quietbeam.beamline.jobs.lifeline import ORPHANED
@@ -17,7 +19,7 @@ from quietbeam.beamline.jobs.output_folder import output_name
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.submission import submission_of_scan
 from quietbeam.beamline.manifest import read_manifest, verify_output
-from quietbeam.reconstruction.errors import LockedError, ReductionError, ScanError, SpaceError
+from quietbeam.reconstruction.errors import ArchiveError, LockedError, ReductionError, ScanError, SpaceError
 
 from .jobs import SMALL, small_scan
 from .submissions import reference
@@ -141,12 +143,18 @@ def test_child_ends_with_its_stdin(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "action"),
-    [(ScanError, "failed"), (ReductionError, "retry"), (SpaceError, "postponed"), (LockedError, "postponed")],
+    [
+        (ScanError, "failed"),
+        (ReductionError, "failed"),
+        (ArchiveError, "retry"),
+        (SpaceError, "postponed"),
+        (LockedError, "postponed"),
+    ],
 )
 def test_own_errors_are_judged_by_their_exit_code(error, action):
     outcome = judge(Ending(returncode=error.exit_code, error="why", exit_code=error.exit_code))
     assert (outcome.action, outcome.reason) == (action, "why")
-    assert outcome.is_short_of_space == (error is SpaceError)
+    assert outcome.waits_for == {SpaceError: "space", LockedError: "the lock"}.get(error, "")
 
 
 def test_scan_that_is_still_being_written_is_tried_again(tmp_path):
@@ -251,6 +259,18 @@ def test_job_waits_for_space_for_some_time(queue, tmp_path):
     assert queue.find(1).reason == "waited for space for 8.33333e-05 hours: disk full"
 
 
+def test_job_waits_for_a_lock_for_some_time(queue, tmp_path):
+    queue.put(light_submission(tmp_path, "a.h5"))
+    locked = printing('{"error": "another works here", "exit_code": 6}')
+    with working(queue, tmp_path, command=locked, lock_wait_hours=0.3 / 3600, space_wait_hours=0):
+        wait_until(lambda: queue.find(1).reason == "another works here")
+        assert (queue.find(1).state, queue.find(1).attempts) == ("queued", 0)
+        time.sleep(0.4)
+        queue.retry(1)
+        wait_until(lambda: queue.find(1).state == "failed")
+    assert queue.find(1).reason == "waited for the lock for 8.33333e-05 hours: another works here"
+
+
 def test_many_crashes_of_different_jobs_make_the_worker_pause(queue, tmp_path):
     for number in range(5):
         queue.put(light_submission(tmp_path, f"{number}.h5", do="crash"))
@@ -295,6 +315,55 @@ def test_stopped_worker_puts_its_job_back(number, code, is_whole_service, queue,
     assert (job.state, job.attempts, job.reason) == ("queued", 0, "the worker was stopped")
     assert queue.find(2).attempts == 0  # it took no other
     assert queue.claim(this_worker()).id == 1
+
+
+def large(submission):
+    """Make a submission larger than a pipe holds."""
+    return dataclasses.replace(submission, scan=None, run=reference("large", size=2**18))
+
+
+def test_job_that_hangs_before_it_reads_is_killed(queue, tmp_path):
+    queue.put(large(light_submission(tmp_path, "a.h5")))
+    began = time.monotonic()
+    work(queue, tmp_path, command=printing(then="time.sleep(60)"), stall_minutes=0.3 / 60)
+    assert "told no progress" in queue.find(1).reason
+    assert queue.find(1).state == "failed"
+    assert time.monotonic() - began < 3 * SOON
+
+
+def test_large_job_arrives_whole(queue, tmp_path):
+    queue.put(large(light_submission(tmp_path, "a.h5")))
+    work(queue, tmp_path)
+    assert queue.find(1).state == "done"
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "sys.exit(0)"])
+def test_what_a_job_started_ends_with_it(end, tmp_path):
+    starting = "import subprocess; p = subprocess.Popen(['sleep', '60']); print({'pid': p.pid}, file=sys.stderr)"
+    began = time.monotonic()
+    with ChildProcess(printing(then=f"{starting}\n{end}"), {}, log=tmp_path / "log") as child:
+        wait_until(lambda: child.wait(0.1), SOON)  # the descendant holds the pipe
+        assert child.ending().returncode == (-signal.SIGABRT if "abort" in end else 0)
+    left = int((tmp_path / "log").read_text().split()[1].rstrip("}\n"))
+    wait_until(lambda: not is_alive(left), SOON)
+    assert time.monotonic() - began < 2 * SOON
+
+
+def test_job_that_hangs_in_the_kernel_is_given_up(tmp_path, monkeypatch, caplog):
+    """As on a disk that is gone: no signal is heard."""
+    monkeypatch.setattr(child_process, "KILLED_SECONDS", 0.3)
+    monkeypatch.setattr(child_process, "GRACE_SECONDS", 0.1)
+    began = time.monotonic()
+    with monkeypatch.context() as deaf:
+        deaf.setattr(os, "killpg", lambda group, number: None)
+        with ChildProcess(printing(then="time.sleep(60)"), {}, log=tmp_path / "log") as child:
+            child.stop()
+            assert child.ending().crash == "killed by SIGKILL"
+    assert time.monotonic() - began < SOON
+    assert caplog.text.count("was killed and has not ended") == 1
+    child.process.kill()
+    child.process.wait()
+    child.__exit__(None, None, None)
 
 
 def test_job_that_does_not_end_when_asked_is_killed(tmp_path):

@@ -83,7 +83,10 @@ def check_states(jobs, plan, queue):
     assert {name: job.state for name, job in jobs.items()} == {name: expected[do] for name, do in plan.items()}
     reasons = Counter(job.reason for name, job in jobs.items() if plan[name] == "refuse")
     assert reasons == {"these are no projections": sum(do == "refuse" for do in plan.values())}
-    assert all("SIGABRT" in job.reason for name, job in jobs.items() if plan[name] == "crash")
+    crashed = [job.reason for name, job in jobs.items() if plan[name] == "crash"]
+    # The last attempt of one that crashes may also be the one that a kill ended.
+    assert all("SIGABRT" in reason or "was lost" in reason for reason in crashed)
+    assert any("SIGABRT" in reason for reason in crashed)
     assert sum(job.losses for job in jobs.values()) > 0, "no kill met a running job"
 
 

@@ -109,6 +109,11 @@ def test_any_slices_give_what_they_give_on_the_array(
         np.testing.assert_array_equal(archive[slices, rows], decoded[slices, rows])
 
 
+def test_a_folder_is_refused_with_the_name_of_the_archive_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=rf"{tmp_path}: a folder; .* {tmp_path}/denoised\.h5"):
+        open_archive(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("index", "error"),
     [
