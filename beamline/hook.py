@@ -13,6 +13,7 @@ leaves the work on the queue's disk to a thread of its own. Nothing heavy is imp
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import threading
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ from quietbeam.reconstruction.errors import QuietbeamError
 from .hook_rules import Rules, Wants, looks_like_tomography, may_be_tomography
 from .hook_thread import HookThread
 from .jobs.destination import SUBMIT_TIMEOUT
+from .jobs.known_runs import FEWEST_CHARACTERS
 from .jobs.places import default_queue
 from .jobs.queue import QueueError
 from .jobs.submission import Destination, Submission, open_queue, submission_of_run, submission_of_scan
@@ -90,7 +92,7 @@ class PostScan:
         self._delivering = open_queue(queue, timeout=SUBMIT_TIMEOUT)
         self._rules = Rules(profile, priority, tuple(statuses), wants or looks_like_tomography)
         self._collector = RunsCollector(self._tell)
-        self._thread: HookThread[RunCollector] = HookThread(self._handle, self._retry, every=_RETRY_EVERY)
+        self._thread: HookThread[RunCollector] = HookThread(self._handle, self._idle, every=_RETRY_EVERY)
         self._lock = threading.Lock()
         self._undelivered: dict[str | None, Submission] = {}
         self._failed: str | None = None
@@ -101,6 +103,13 @@ class PostScan:
         self._last_run: dict[str, Any] | None = None
         self._open_runs: dict[str, None] = {}
         atexit.register(self.flush, _AT_EXIT)
+        if self.destination.is_plain_folder:
+            logger.warning(
+                "%s is a folder, and taken as a spool: a worker looks there only with spools = [%s] in its settings; "
+                "give the path of a database, or end the folder's name with .spool if that is meant",
+                self.destination.path,
+                json.dumps(str(self.destination.path)),
+            )
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take a document; the RunEngine calls this."""
@@ -132,13 +141,13 @@ class PostScan:
             logger.warning("run %s never ended: remembered for catch-up", run.uid)
         self._thread.put(run)
 
-    def _count(self, problem: str) -> None:
-        """Count an error; the log gets it once for each run."""
+    def _count(self, problem: str, kind: str = "", level: int = logging.ERROR) -> None:
+        """Count an error; the log gets each kind (or text) once for each run."""
         self.errors += 1
         self.last_error = problem
-        if problem not in self._told:
-            self._told.add(problem)
-            logger.error("%s; the acquisition goes on", problem)
+        if (kind or problem) not in self._told:
+            self._told.add(kind or problem)
+            logger.log(level, "%s; the acquisition goes on", problem)
 
     def _handle(self, run: RunCollector) -> None:
         """Take a run to the queue, in the hook's thread."""
@@ -174,6 +183,10 @@ class PostScan:
             what = "the job is lost, submit it later" if dropped.is_job else "the run is not remembered"
             self._count(f"{dropped.name}: dropped, too many wait for a queue: {what}")
 
+    def _idle(self) -> None:
+        self._retry()
+        self._delivering.take_rescued()
+
     def _retry(self) -> None:
         """Deliver what is kept, in order; where nothing can be delivered, only one is tried."""
         kept = list(self._undelivered.items())
@@ -182,7 +195,8 @@ class PostScan:
             try:
                 self._deliver(submission)
             except Exception as error:
-                self._count(f"{submission.name} is kept and tried again: {_text(error)}")
+                kind = _text(error).replace(submission.name, "")  # each time another one may be tried
+                self._count(f"{submission.name} is kept and tried again: {_text(error)}", kind)
                 self._failed = uid
                 if isinstance(error, QueueError):
                     return
@@ -190,10 +204,10 @@ class PostScan:
                 del self._undelivered[uid]
 
     def _deliver(self, submission: Submission) -> None:
-        delivery = self._delivering.deliver(submission)
-        if delivery.problem:  # which was logged where it was met
-            self._told.add(delivery.problem)
-            self._count(delivery.problem)
+        delivery = self._delivering.deliver(submission, log=False)
+        if delivery.problem:
+            waits = f"{submission.name} {delivery.waits}"
+            self._count(f"{delivery.problem}; {waits}", delivery.problem, logging.WARNING)
         if submission.is_job:
             self._newest = submission.key
 
@@ -221,28 +235,41 @@ class PostScan:
 
     @property
     def last(self) -> JobRow | None:
-        """The newest job of this hook as it stands now; None before there is one, or while it waits in the spool."""
+        """The newest job of this hook as it stands now; None before there is one, or while it waits in the spool.
+
+        None also where there is only a spool, or the queue cannot be read; `trouble` tells.
+        """
         self.flush()
         if self._newest is None:
             return None
         try:
             return self.destination.queue().find(self._newest)
-        except LookupError:
+        except (QueueError, OSError):
             return None
 
+    def trouble(self) -> str:
+        """Tell in one line why the jobs cannot be seen from here; empty if they can."""
+        if self.destination.is_spool:
+            return f"spool {self.destination.path}: the worker's database tells of the jobs"
+        try:
+            self.destination.queue().counts()
+        except (QueueError, OSError) as error:
+            return " ".join(str(error).split())
+        return ""
+
     def status(self) -> None:
-        """Print the queue as a table, and what went wrong here."""
+        """Print the queue as a table, or why it cannot be read, and what went wrong here."""
         from rich.console import Console
 
         from .jobs.status import render_status
 
         self.flush()
         console = Console()
-        if self.destination.is_spool:
-            console.print(f"spool {self.destination.path}: the worker's database tells of the jobs", markup=False)
+        if trouble := self.trouble():
+            console.print(trouble, markup=False, highlight=False, soft_wrap=True)
         else:
             console.print(render_status(self.destination.queue()))
-        console.print(self._own_status(), markup=False, highlight=False)
+        console.print(self._own_status(), markup=False, highlight=False, soft_wrap=True)
 
     def _own_status(self) -> str:
         parts = [f"hook {'on' if self.enabled else 'off'}, profile {self._rules.profile}"]
@@ -263,7 +290,8 @@ class PostScan:
         Parameters
         ----------
         which : str, Path or -1
-            Uid of a run that the queue knows; -1 for the last run of this session that ended; or a path.
+            Uid of a run that the queue knows, or its first characters, 6 at least; -1 for the last run of this session
+            that ended; or a path.
         profile, priority : optional
             Those of the run's metadata, or else of the hook, if not given.
         settings : mapping, optional
@@ -291,7 +319,10 @@ class PostScan:
         elif Path(str(which)).exists():
             submission = submission_of_scan(str(which), **options)
         else:
-            raise QuietbeamError(f"no run of uid {which!r} is known, and no scan lies at that path: give either, or -1")
+            raise QuietbeamError(
+                f"no run, or more than one, of uid {which!r} is known, and no scan lies at that path: give either (of a "
+                f"uid {FEWEST_CHARACTERS} characters at least), or -1"
+            )
         delivery = self.destination.deliver(submission)
         self._newest = submission.key
         if delivery.spooled or delivery.job:
@@ -310,11 +341,11 @@ class PostScan:
             if self._last_run is None:
                 raise QuietbeamError("no run ended in this session: give a run's uid, or the path of a scan")
             return self._last_run
-        if which in self._open_runs:
+        if any(_is_meant(uid, which) for uid in list(self._open_runs)):
             raise QuietbeamError(f"run {which} has not ended: submit it then; a job of it now would be cut short")
-        if self._last_run is not None and run_uid(self._last_run) == which:
+        if self._last_run is not None and _is_meant(run_uid(self._last_run), which):
             return self._last_run
-        return None if self.destination.is_spool else self.destination.queue().run(str(which))
+        return None if self.destination.is_spool else self.destination.queue().find_run(str(which))
 
     def retry(self, which: str | int = -1, *, force: bool = False) -> JobRow:
         """Queue a job again that failed, or with `force` one that is done.
@@ -344,6 +375,11 @@ class PostScan:
         """
         self.flush()
         return self.destination.queue().cancel(which)
+
+
+def _is_meant(uid: str, which: object) -> bool:
+    text = str(which)
+    return uid == text or (len(text) >= FEWEST_CHARACTERS and uid.startswith(text))
 
 
 def _text(value: object) -> str:

@@ -22,6 +22,8 @@ __all__ = ["Rules", "Wants", "flat_settings", "looks_like_tomography", "may_be_t
 
 logger = logging.getLogger(__name__)
 
+_KEYS = ("enabled", "profile", "priority", "params")
+
 Wants = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 """Told the start document and the run reference, tells whether the run is to be reduced."""
 
@@ -91,7 +93,8 @@ class Rules:
         reference : dict
             Run reference.
         say_why : bool
-            Log it if the run is not queued, although it is of tomography; False for who decides differently.
+            Log it if the run is not queued, although it is of tomography, and what its ``tomo_denoise`` asks for in
+            vain; False for who decides differently.
 
         Returns
         -------
@@ -102,6 +105,8 @@ class Rules:
         if reference["stop"] is None:
             return submission_of_run(reference, source="hook", is_job=False)
         asked = _asked(reference["start"])
+        if say_why:
+            _tell_unknown(run_uid(reference), asked)
         submission = submission_of_run(reference, **self._options(asked), source="hook", is_job=False)
         if not self._is_job(reference, asked, say_why=say_why):
             return submission
@@ -147,6 +152,18 @@ def _asked(start: Mapping[str, Any]) -> Mapping[str, Any]:
         logger.warning("run %s: tomo_denoise must be a mapping or a bool, got %.80r", start["uid"], asked)
         return {}
     return asked
+
+
+def _tell_unknown(uid: str, asked: Mapping[str, Any]) -> None:
+    """Warn of keys that mean nothing, as of a word that is misspelt."""
+    unknown = [f"{key!s:.40}" for key in asked if key not in _KEYS]
+    if not unknown:
+        return
+    from difflib import get_close_matches
+
+    likely = {key: get_close_matches(key, _KEYS, n=1) for key in unknown[:8]}
+    told = ", ".join(f"{key!r}" + "".join(f" (meant {name!r}?)" for name in names) for key, names in likely.items())
+    logger.warning("run %s: tomo_denoise: unknown and passed over: %s; known are %s", uid, told, ", ".join(_KEYS))
 
 
 def _of_type(asked: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:

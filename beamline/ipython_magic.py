@@ -74,7 +74,7 @@ class _DenoiseMagic(Magics):
 
     def _tell(self, job: Any) -> None:
         if job is None:
-            self._say("no job in the database yet")
+            self._say(self._hook.trouble() or "no job in the database yet")
         else:
             reason = f": {job.reason}" if job.reason else ""
             self._say(f"job {job.id} ({job.name}) is {job.state}{reason}")

@@ -32,7 +32,7 @@ def describe_job(job: JobRow) -> Iterator[str]:
     yield f"job {job.id}: {job.name}"
     for name, text in _details(job):
         if text:
-            yield f"  {name:<12} {text}"
+            yield f"  {name:<22} {text}"
 
 
 def _details(job: JobRow) -> Iterator[tuple[str, str]]:
@@ -54,9 +54,9 @@ def _details(job: JobRow) -> Iterator[tuple[str, str]]:
     result = job.result or {}
     yield "output", str(result.get("output", ""))
     for name, number in (result.get("numbers") or {}).items():
-        yield name, str(number)
+        yield name.replace("_", " "), f"{number:.4g}" if isinstance(number, float) else str(number)
     for name, place in (result.get("published") or {}).items():
-        yield f"published {name}", str(place or "")
+        yield f"published {name}", ", ".join(place) if isinstance(place, dict) else str(place or "")
 
 
 def _frames(job: JobRow) -> str:

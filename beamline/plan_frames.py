@@ -84,10 +84,13 @@ class Background:
         Raises
         ------
         ValueError
-            If there are darks without a shutter, or flats without a stage or its position out of the beam.
+            If a number is negative, or there are darks without a shutter, or flats without a stage or its position out
+            of the beam.
         """
         if self.flats not in ("before", "after", "both"):
             raise ValueError(f"flats must be 'before', 'after' or 'both', got {self.flats!r}")
+        if self.num_darks < 0 or self.num_flats < 0:
+            raise ValueError(f"num_darks and num_flats must be 0 or more, got {self.num_darks} and {self.num_flats}")
         if self.num_darks and devices.shutter is None:
             raise ValueError(f"{self.num_darks} darks need a shutter: give one, or num_darks=0")
         if self.num_flats and (devices.sample_x is None or self.out_of_beam is None):
@@ -253,10 +256,12 @@ def check_exposure(detector: Any, exposure: float | None) -> None:
     Raises
     ------
     ValueError
-        If the detector is of a kind whose exposure is set on the device itself, or the exposure is negative.
+        If the detector is of a kind whose exposure is set on the device itself, or the exposure is not positive.
     ImportError
         If ophyd-async is missing or older than these plans need.
     """
+    if exposure is not None and not exposure > 0:  # NaN too
+        raise ValueError(f"exposure must be positive, got {exposure} seconds")
     if can_fly(detector):
         flight(1, exposure)
     elif exposure is not None:

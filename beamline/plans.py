@@ -85,10 +85,12 @@ def tomo_step_scan(
     Raises
     ------
     ValueError
-        Before anything moves, if darks, flats or the exposure asked for cannot be had of these devices.
+        Before the run is opened and anything moves, if darks, flats or the exposure asked for cannot be had of these
+        devices, or the angles are all the same.
     ImportError
         Before anything moves, if ophyd-async is missing and the detector needs it.
     """
+    _check_turn(start, stop)
     angles = start + (stop - start) * np.arange(_count(num)) / num
     devices = Devices(detector, rotation, sample_x, shutter, open_value, closed_value)
     background = Background(num_darks, num_flats, flats, out_of_beam)
@@ -204,6 +206,7 @@ def tomo_fly_scan(
     tomo = {"mode": "fly", "start": start, "stop": stop, "num": num, "exposure": exposure}
     tomo |= _given(angle_unit=angle_unit, angle_key=angle_key)
     metadata = _metadata(devices, background, "tomo_fly_scan", tomo, md)
+    _check_turn(start, stop)
     turns = [(start, stop)]
     return (yield from _flights(devices, background, turns, num, (exposure, deadtime), metadata))
 
@@ -282,6 +285,11 @@ def _count(num: int) -> int:
     if num < 1:
         raise ValueError(f"num must be 1 or more, got {num}")
     return num
+
+
+def _check_turn(start: float, stop: float) -> None:
+    if start == stop:
+        raise ValueError(f"start and stop must differ for the sample to turn, got {start} for both")
 
 
 def _steps(

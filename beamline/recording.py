@@ -189,6 +189,8 @@ class Angles(NamedTuple):
 class Recording:
     """The parts of an acquisition as one reader found them; None is 'the file does not have it'.
 
+    `angle_order` names the order of the angles, such as interlaced, where the plan meant them not to ascend.
+
     `sources` are files, besides those with the frames and the angles, that tell what belongs to the acquisition.
 
     `positions` and `flat_positions` tell when each projection and each flat was taken, in frames of the acquisition:
@@ -208,6 +210,7 @@ class Recording:
     positions: NDArray[np.float64] | None = None
     flat_positions: NDArray[np.float64] | None = None
     sources: tuple[Path, ...] = ()
+    angle_order: str | None = None
     hint: str = ""
     decisions: tuple[Decision, ...] = ()
     caveats: tuple[Caveat, ...] = ()

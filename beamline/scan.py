@@ -212,8 +212,9 @@ def open_scan(path: Path | str, settings: ScanSettings | None = None) -> Scan:
     angles = _choose_angles(path, recording, settings)
     theta, decision = to_radians(angles, settings.angle_unit)
     order = np.argsort(theta, kind="stable")
-    caveats = (*recording.caveats, *_check_order(order), *check_wedge(theta[order]))
-    decisions = (*recording.decisions, decision, *_optics(recording))
+    meant = recording.angle_order is not None
+    caveats = (*recording.caveats, *(() if meant else _check_order(order)), *check_wedge(theta[order]))
+    decisions = (*recording.decisions, decision, *_meant_order(recording), *_optics(recording))
     recording = replace(recording, caveats=caveats, decisions=decisions)
     return _assemble(path, recording, settings, theta[order], order, angles)
 
@@ -364,6 +365,12 @@ def _optics(recording: Recording) -> tuple[Decision, ...]:
         for name, (value, unit) in found.items()
         if value is not None
     )
+
+
+def _meant_order(recording: Recording) -> tuple[Decision, ...]:
+    if recording.angle_order is None:
+        return ()
+    return (Decision("order of the angles", recording.angle_order, "as planned; the projections are read sorted"),)
 
 
 def _check_order(order: NDArray[np.intp]) -> tuple[Caveat, ...]:

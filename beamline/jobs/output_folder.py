@@ -8,6 +8,7 @@ import json
 import os
 import re
 import string
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,9 +115,9 @@ def _take(folder: Path, submission: Submission) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         return False
-    mine = f".{OWNER}.{_digits(submission.key)}.{os.getpid()}"
     if any(not path.name.startswith(f".{OWNER}.") for path in folder.iterdir()):
-        return False
+        return _owner(folder) == submission.key  # another worker may have taken it for this job just now
+    mine = f".{OWNER}.{uuid.uuid4().hex}"
     (folder / mine).write_text(json_text(_description(submission)) + "\n", encoding="utf-8")
     try:
         with contextlib.suppress(FileExistsError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import tempfile
 from pathlib import Path
 
-__all__ = ["default_queue", "is_own", "rescue_folders", "spool_folder", "state_folder"]
+__all__ = ["default_queue", "is_own", "rescue_folders", "spool_folder", "state_folder", "user_and_host"]
 
 
 def state_folder() -> Path:
@@ -46,6 +47,15 @@ def rescue_folders(spool: Path) -> tuple[Path, Path]:
     spool = spool.resolve()
     name = f"{spool.stem}-{hashlib.sha256(os.fsencode(spool)).hexdigest()[:8]}.spool"
     return state_folder() / name, Path(tempfile.gettempdir()) / f"quietbeam-{os.getuid()}" / name
+
+
+def user_and_host() -> str:
+    """Name whose the rescue folders are and where: ``USER on HOST``; the number of a user that has no name."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = f"user {os.getuid()}"
+    return f"{user} on {os.uname().nodename}"
 
 
 def is_own(folder: Path) -> bool:

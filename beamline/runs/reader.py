@@ -34,6 +34,7 @@ from .reference import (
     needed_dark_flat_uid,
     planned_frames,
     run_uid,
+    tomo_metadata,
 )
 from .run_optics import read_optics
 
@@ -105,6 +106,7 @@ class _Run:
             distance=optics.distance,
             positions=table.position[kept] if told and table.position is not None else None,
             flat_positions=flats.positions if told else None,
+            angle_order=_planned_order(self.reference),
             sources=() if self.settings.dark_flat_run is None else (self.settings.dark_flat_run,),
             hint=self._hint(),
             decisions=(self._frames_decision(len(table)), *found.decisions, *flats.decisions, *optics.decisions),
@@ -191,3 +193,9 @@ def check_run(reference: Mapping[str, Any], number: int) -> tuple[Caveat, ...]:
         message = f"{planned} projections were planned, {number} were taken: the others are missing"
         caveats.append(Caveat("frames-missing", message))
     return tuple(caveats)
+
+
+def _planned_order(reference: Mapping[str, Any]) -> str | None:
+    """Name the order of the angles, where the plan meant them not to ascend."""
+    mode = tomo_metadata(reference).get("mode")
+    return mode if mode in ("interlaced", "golden") else None

@@ -100,5 +100,8 @@ def check_result(job, truth):
     np.save(output.parent / "truth.npy", truth)
     decibels = score_against_truth(output, output.parent / "truth.npy")
     assert decibels.pop("archive") > max(decibels.values()) + GAIN
-    decisions = {name: value for name, value, _ in map(dict.values, read_manifest(output / MANIFEST)["decisions"])}
+    manifest = read_manifest(output / MANIFEST)
+    decisions = {decision["name"]: decision["value"] for decision in manifest["decisions"]}
     assert decisions["layout"] == "bluesky run"
+    assert decisions["order of the angles"] == "interlaced"
+    assert [caveat["code"] for caveat in manifest["caveats"]] == []

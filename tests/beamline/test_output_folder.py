@@ -1,6 +1,7 @@
 """Folders of results: named after the run, below the output folder, and each of one job only."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -89,17 +90,17 @@ def test_folder_of_somebody_else_is_not_taken(tmp_path):
         claim_output(tmp_path, run_of(uid="abcdefgh"), "taken")
 
 
-def test_many_workers_at_once_give_each_job_one_folder(tmp_path):
+@pytest.mark.parametrize("attempt", range(20))
+def test_many_workers_at_once_give_each_job_one_folder(attempt, tmp_path):
     jobs = [run_of(uid=f"same-uid-{number}") for number in range(2)]
-    taken = {0: set(), 1: set()}
+    together = threading.Barrier(16)
 
     def take(number):
-        taken[number].add(claim_output(tmp_path, jobs[number], "scan"))
+        together.wait(10)
+        return number, claim_output(tmp_path, jobs[number], "scan")
 
-    threads = [threading.Thread(target=take, args=(number % 2,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(taken[0]) == len(taken[1]) == 1
-    assert taken[0] != taken[1]
+    with ThreadPoolExecutor(16) as threads:
+        taken = set(threads.map(take, [0, 1] * 8))
+    assert sorted(number for number, _ in taken) == [0, 1]
+    assert len({folder for _, folder in taken}) == 2
+    assert all([path.name for path in folder.iterdir()] == ["job.json"] for _, folder in taken)

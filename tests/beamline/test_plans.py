@@ -26,6 +26,7 @@ from quietbeam.reconstruction.scan_patterns import GOLDEN_SECTION
 from .end_station import ANGLE, DATA, OFFSET, Shutter, close_run_engine
 
 FRAMES = {"num_darks": 3, "num_flats": 4, "out_of_beam": 20.0}
+BARE = {"num_darks": 0, "num_flats": 0}
 EXPOSURE = 0.001
 ROUNDING = 1e-9  # degrees
 
@@ -261,16 +262,24 @@ def left(station):
         (tomo_step_scan, {"num_darks": 0}, ValueError, "10 flats need sample_x and out_of_beam"),
         (tomo_step_scan, {"num": 0}, ValueError, "num must be 1 or more, got 0"),
         (tomo_fly_scan, {"exposure": 0.0}, ValueError, "exposure must be positive"),
+        (tomo_step_scan, BARE | {"exposure": 0.0}, ValueError, "exposure must be positive, got 0.0 seconds"),
+        (tomo_golden_scan, BARE | {"exposure": -1.0}, ValueError, "exposure must be positive, got -1.0 seconds"),
+        (tomo_fly_scan, BARE | {"num_darks": -1}, ValueError, "must be 0 or more, got -1 and 0"),
+        (tomo_step_scan, BARE | {"num_flats": -1}, ValueError, "must be 0 or more, got 0 and -1"),
+        (tomo_step_scan, BARE | {"start": 5.0, "stop": 5}, ValueError, "start and stop must differ .* got 5.0"),
+        (tomo_fly_scan, BARE | {"stop": 0.0}, ValueError, "start and stop must differ .* got 0.0"),
         (tomo_interlaced_scan, {"rotations": 3}, ValueError, "power of two, got 3"),
         (tomo_step_scan, {"flats": "never"}, ValueError, "'before', 'after' or 'both', got 'never'"),
     ],
 )
 def test_what_cannot_be_taken_is_refused_before_anything_moves(station, plan, settings, error, message):
     seen = []
-    station.RE.subscribe(lambda name, doc: seen.append(name))
+    station.RE.msg_hook = lambda message: seen.append(message.command)
     with pytest.raises(error, match=message):
-        station.RE(plan(station.detector, station.rotation, **settings))
-    assert not seen
+        # With all devices that the darks and flats would need, where it is not their lack that is refused.
+        given = devices(station) if settings.keys() >= BARE.keys() else devices(station)[:2]
+        station.RE(plan(*given, **{"out_of_beam": 20.0} | settings))
+    assert not {"open_run", "set", "stage", "prepare", "kickoff"} & set(seen)
 
 
 def test_step_scan_of_devices_that_are_not_of_ophyd_async():
