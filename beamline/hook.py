@@ -310,18 +310,19 @@ class PostScan:
             with others than the priority and settings given here and no longer waits.
         """
         self.flush()
-        reference = self._find_run(which)
+        is_scan = str(which) != "-1" and Path(str(which)).exists()
+        reference = None if is_scan else self._find_run(which)
         options = self._rules.options(reference["start"] if reference else {})
         given = {"profile": profile, "priority": priority, "settings": settings}
         options |= {name: value for name, value in given.items() if value is not None}
         if reference is not None:
             submission = submission_of_run(reference, **options)
-        elif Path(str(which)).exists():
+        elif is_scan:
             submission = submission_of_scan(str(which), **options)
         else:
             raise QuietbeamError(
-                f"no run, or more than one, of uid {which!r} is known, and no scan lies at that path: give either (of a "
-                f"uid {FEWEST_CHARACTERS} characters at least), or -1"
+                f"no run of uid {which!r} is known, nor one alone that begins so, and no scan lies at that path: give "
+                f"a uid ({FEWEST_CHARACTERS} characters of it at least), a path, or -1"
             )
         delivery = self.destination.deliver(submission)
         self._newest = submission.key

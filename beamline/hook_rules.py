@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .jobs.profiles import is_path
 from .jobs.request import Submission, check_priority
 from .jobs.submission import submission_of_run
+from .jobs.trust import refused_settings
 from .runs.reference import (
     counted_frames,
     frame_streams,
@@ -113,8 +115,20 @@ class Rules:
         return replace(submission, is_job=True, name=submission.name + _missing(reference))
 
     def options(self, start: Mapping[str, Any]) -> dict[str, Any]:
-        """Give profile, priority and settings of a run's job."""
-        return self._options(_asked(start))
+        """Give profile, priority and settings of a run's job that a person submits.
+
+        The worker takes all that a person submits, who has not read the metadata: what these may not ask for is left
+        out here, and logged.
+        """
+        options = self._options(_asked(start))
+        profile, settings = options["profile"], options["settings"]
+        refused = refused_settings(settings)
+        if refused:
+            logger.warning("tomo_denoise.params: %s might open any file: left out", ", ".join(refused))
+        if profile != self.profile and is_path(profile):
+            logger.warning("tomo_denoise.profile: %.80r is a path: %r is taken", profile, self.profile)
+            options["profile"] = self.profile
+        return options | {"settings": {name: value for name, value in settings.items() if name not in refused}}
 
     def _options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         return {

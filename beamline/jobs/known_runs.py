@@ -28,6 +28,12 @@ AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run_uid = runs.uid) ORDER BY start
 """
 
 
+_MOST_INTERLEAVED = 20
+"""Runs among which the one that ended last is looked for: those that began last."""
+
+_ENDED = "SELECT reference FROM runs WHERE stopped ORDER BY started DESC, uid LIMIT ?"
+
+
 def remember_run(connection: sqlite3.Connection, reference: dict[str, Any], now: float) -> None:
     """Keep a run's reference, unless one is kept that is as complete.
 
@@ -46,13 +52,13 @@ def run_reference(database: Database, uid: str) -> dict[str, Any] | None:
 
 
 def find_run(database: Database, which: str) -> dict[str, Any] | None:
-    """Give the run that a person means: by its uid, 6 or more first characters of it, or -1, the one that began last.
+    """Give the run that a person means: by its uid, 6 or more first characters of it, or -1, the one that ended last.
 
     None if there is none, or more than one.
     """
     if which == "-1":
-        rows = database.read("SELECT reference FROM runs ORDER BY started DESC, uid LIMIT 1")
-        return _only(rows)
+        ended = [dict(json.loads(row["reference"])) for row in database.read(_ENDED, (_MOST_INTERLEAVED,))]
+        return max(ended, key=_end, default=None)
     text = storable(which)
     exact = run_reference(database, text)
     if exact or len(text) < FEWEST_CHARACTERS:
@@ -67,6 +73,12 @@ def open_runs(database: Database, since: float | None) -> list[dict[str, Any]]:
 
 def _only(rows: list[sqlite3.Row]) -> dict[str, Any] | None:
     return dict(json.loads(rows[0]["reference"])) if len(rows) == 1 else None
+
+
+def _end(reference: dict[str, Any]) -> float:
+    """Give when a run ended; one that does not tell goes behind those that do."""
+    time = reference["stop"].get("time")
+    return float(time) if isinstance(time, int | float) and math.isfinite(time) else -math.inf
 
 
 def _completeness(reference: dict[str, Any]) -> tuple[bool, int]:

@@ -321,7 +321,7 @@ class JobQueue:
         return known_runs.run_reference(self._database, uid)
 
     def find_run(self, which: str) -> dict[str, Any] | None:
-        """Give a known run by its uid, at least 6 first characters of it, or -1 (the one that began last), or None."""
+        """Give a known run by its uid, at least 6 first characters of it, or -1 (the one that ended last), or None."""
         return known_runs.find_run(self._database, which)
 
     def open_runs(self, *, since: float | None = None) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a job may ask for that no person submitted: nothing that opens a path of its choice.
 
 The hook, the watchers and the catch-up take profile and settings out of a run's metadata, which whoever writes a plan,
-a document or an entry of a catalogue chooses. The worker runs as another user, who may read more.
+a document or an entry of a catalogue chooses. The worker runs as another user, who may read more. A person who submits
+a run has not read its metadata: they are checked where the submission is made, and the person's own settings are not.
 
 `source` is what the submitter said: whoever may write to the queue or a spool can claim to be a person.
 """
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from .profiles import is_path
 from .request import Submission
 
-__all__ = ["refusal"]
+__all__ = ["TRUSTED_SOURCES", "refusal", "refused_settings"]
 
 TRUSTED_SOURCES = frozenset({"console"})
 """Who may ask for all: a person."""
@@ -56,10 +57,25 @@ def refusal(submission: Submission) -> str | None:
         return (
             f"{asked} only the name of a profile is taken, got the path {submission.profile!r}; put the file {advice}"
         )
-    names = [name for name, value in submission.settings.items() if not _is_harmless(name, value)]
-    if names:
+    if names := refused_settings(submission.settings):
         return f"{asked} {', '.join(names)} might open any file, and is not taken; put it in a profile {advice}"
     return None
+
+
+def refused_settings(settings: Mapping[str, object]) -> list[str]:
+    """Name the settings that only a person may ask for.
+
+    Parameters
+    ----------
+    settings : mapping
+        ``STAGE.NAME`` -> value.
+
+    Returns
+    -------
+    list of str
+        Names, in the order of `settings`.
+    """
+    return [name for name, value in settings.items() if not _is_harmless(name, value)]
 
 
 def _is_harmless(name: str, value: object) -> bool:

@@ -13,6 +13,7 @@ from quietbeam.beamline.jobs.destination import Destination
 from quietbeam.beamline.jobs.queue import JobRow
 from quietbeam.beamline.jobs.request import Submission
 from quietbeam.beamline.jobs.submission import submission_of_run, submission_of_scan
+from quietbeam.beamline.jobs.trust import TRUSTED_SOURCES
 from quietbeam.beamline.retrying import settings_over
 from quietbeam.beamline.runs.reference import has_projections, run_uid
 from quietbeam.reconstruction.errors import UnknownJobError
@@ -115,11 +116,14 @@ class Intake:
         return Choice("remember", "its plan does not ask for a reduction")
 
     def _submission(self, told: Submission, *, is_job: bool) -> Submission:
+        asked: dict[str, Any] = {"profile": told.profile, "priority": told.priority, "settings": told.settings}
+        if told.run and self.source in TRUSTED_SOURCES:  # the worker will not check what the metadata ask for
+            asked = self.rules.options(told.run["start"])
         submission = submission_of_run(
             told.run or {},
-            profile=self.profile or told.profile,
-            priority=told.priority if self.priority is None else self.priority,
-            settings={**told.settings, **self.settings},
+            profile=self.profile or asked["profile"],
+            priority=asked["priority"] if self.priority is None else self.priority,
+            settings={**asked["settings"], **self.settings},
             source=self.source,
             is_job=is_job,
         )

@@ -31,7 +31,8 @@ def submit_target(
         Where it goes.
     target : str
         Path of a scan, ``run.json``, ``.jsonl`` of documents; or the uid of a run that the queue or the catalogue
-        knows, at least its first six characters; or ``-1``, the run that began last, of the catalogue if there is one.
+        knows, at least its first six characters; or ``-1``, the run that ended last, of the catalogue if there
+        is one. A run that is still open is taken by its uid, as it is.
     tiled : tiled client, optional
         Container of runs.
     elsewhere : bool
@@ -116,5 +117,5 @@ def _unknown(intake: Intake, which: str) -> str:
     if intake.queue.is_spool:
         return f"{which}: no file, and {intake.queue.path} is a spool, which knows no runs"
     if which == LATEST:
-        return f"{intake.queue.path}: the queue has no run yet"
+        return f"{intake.queue.path}: the queue knows no run yet that ended"
     return f"{which}: neither a file nor a run that {intake.queue.path} knows"

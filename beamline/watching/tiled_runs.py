@@ -171,16 +171,20 @@ def uids_since(client: Any, since: float, *, key: str = "stop.time") -> list[str
 
 
 def latest_uid(client: Any) -> str:
-    """Give the uid of the run of a catalogue that began last.
+    """Give the uid of the run of a catalogue that ended last.
 
     Raises
     ------
     WatchError
-        If the catalogue has no run.
+        If the catalogue has no run that ended, or does not answer.
     """
-    latest = list(client.sort(("start.time", -1)).keys().head(1))
+    from tiled.queries import Comparison
+
+    with _answering(client):
+        ended = client.search(Comparison("ge", "stop.time", 0.0))
+        latest = list(ended.sort(("stop.time", -1)).keys().head(1))
     if not latest:
-        raise WatchError(f"{without_key(client.uri)}: no run in this catalogue")
+        raise WatchError(f"{without_key(client.uri)}: no run in this catalogue that ended")
     return str(latest[0])
 
 

@@ -219,8 +219,14 @@ def test_a_run_is_submitted_when_it_has_ended_and_whole(hook, queue):
     second = tell(hook, documents_[:-1])
     with pytest.raises(QuietbeamError, match=f"run {second} has not ended"):
         hook.submit(second)
+    with pytest.raises(QuietbeamError, match=f"run {second[:6]} has not ended"):
+        hook.submit(second[:6])
     assert hook.submit(-1).run_uid == first
     tell(hook, documents_[-1:])
+    assert [hook.submit(uid[:6]).run_uid for uid in (second, first)] == [second, first]
+    for few in (second[:5], first[:5]):
+        with pytest.raises(QuietbeamError, match="6 characters of it at least"):
+            hook.submit(few)
     assert hook.submit(-1).run_uid == second
     assert queue.find(second).submission.run["stop"] is not None
 

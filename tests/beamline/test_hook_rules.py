@@ -88,6 +88,16 @@ def test_metadata_win_over_the_hook_and_nonsense_does_not(tmp_path, queue, caplo
         PostScan(tmp_path / "jobs.db", priority=-(2**70))
 
 
+def test_keys_that_mean_nothing_are_told_once_for_a_run(hook, caplog):
+    uid = tell(hook, documents(tomo={}, tomo_denoise={"profil": "fast", "colour": 1, "priority": 1}))
+    hook.submit(uid)
+    (record,) = caplog.records
+    told = "'profil' (meant 'profile'?), 'colour'; known are enabled, profile, priority, params"
+    assert record.message == f"run {uid}: tomo_denoise: unknown and passed over: {told}"
+    tell(hook, documents(tomo={}, tomo_denoise={"enabled": True, "profile": "fast", "priority": 1, "params": {}}))
+    assert len(caplog.records) == 1
+
+
 def test_fewer_projections_than_planned_are_told_and_queued(hook, queue, caplog):
     uid = tell(hook, documents(tomo={"num_projections": 5}, frames=3))
     (job,) = queue.jobs()

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from bluesky import RunEngine
@@ -17,6 +18,7 @@ from quietbeam.beamline.jobs.queue import JobQueue
 
 from .end_station import close_run_engine
 from .hook_documents import documents, keys, scan, tell
+from .submissions import use_own_places
 
 
 @pytest.fixture
@@ -259,6 +261,87 @@ def test_one_that_cannot_be_kept_anywhere_holds_up_no_other(tmp_path, nowhere):
     hook.flush()
     with JobQueue(path) as queue:
         assert f"{uid}:default" in keys(queue)
+    hook.close()
+
+
+def test_what_an_earlier_session_had_to_rescue_is_brought_without_another_scan(tmp_path, monkeypatch):
+    use_own_places(tmp_path, monkeypatch)
+    monkeypatch.setattr("quietbeam.beamline.hook._RETRY_EVERY", 0.05)
+    path = tmp_path / "disk" / "queue" / "jobs.db"
+    earlier = PostScan(path)
+    uid = tell(earlier, documents(tomo={}))
+    earlier.close()
+    path.parent.mkdir(parents=True)
+    later = PostScan(path)
+    deadline = time.monotonic() + 5
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    later.close()
+    with JobQueue(path) as queue:
+        assert keys(queue) == [f"{uid}:default"]
+
+
+def unwritable_spool(tmp_path):
+    """The text of the error holds the name of the file, each time another."""
+    (tmp_path / "jobs.db.spool").symlink_to("/proc/self")  # where root may not write either
+
+
+def no_trouble_more(tmp_path):
+    pass
+
+
+@pytest.mark.parametrize("more", [no_trouble_more, unwritable_spool])
+def test_a_broken_queue_is_one_line_for_each_run(tmp_path, monkeypatch, caplog, more):
+    use_own_places(tmp_path, monkeypatch)
+    (tmp_path / "jobs.db").write_text("no database\n" * 1000)
+    more(tmp_path)
+    hook = PostScan(tmp_path / "jobs.db")
+    for runs in (1, 2):
+        tell(hook, documents(tomo={}))
+        assert (hook.errors, len(caplog.records)) == (5 * runs, runs)
+    hook.close()
+
+
+def test_what_is_tried_again_and_again_is_one_line(nowhere, caplog):
+    hook = PostScan(nowhere / "queue" / "jobs.db")
+    for runs in (1, 2):
+        tell(hook, documents(tomo={}), flush=False)
+        hook.flush()
+        assert len(caplog.records) == runs
+    for _ in range(3):
+        hook._idle()
+    assert len(caplog.records) == 2
+    mend(nowhere)
+    tell(hook, documents(tomo={}))
+    hook.close()
+
+
+def test_a_broken_queue_is_told_in_a_line_and_there_is_no_last_job(hook, queue, tmp_path, capsys):
+    tell(hook, documents(tomo={}))
+    assert hook.last is not None
+    assert hook.trouble() == ""
+    queue.close()
+    damaged(tmp_path / "jobs.db")
+    assert hook.last is None
+    hook.status()
+    reason, own = capsys.readouterr().out.splitlines()
+    assert "the queue's file is damaged" in reason
+    assert own.startswith("hook on, profile default")
+
+
+def test_a_plain_folder_is_a_spool_with_a_warning(tmp_path, caplog):
+    for name in ("plain", "meant.spool", "also meant"):
+        (tmp_path / name).mkdir()
+    for queue in (tmp_path / "meant.spool", f"{tmp_path}/also meant/"):
+        PostScan(queue).close()
+    assert caplog.records == []
+    hook = PostScan(tmp_path / "plain")
+    tell(hook, documents(tomo={}))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f'spools = ["{tmp_path}/plain"]' in record.message
+    assert hook.errors == 0
+    assert hook.last is None
     hook.close()
 
 

@@ -47,6 +47,7 @@ def test_the_magic_speaks_to_the_hook(hook, shell, capsys, tmp_path):
     assert say("submit -1") == f"job 1 (run {uid[:8]}) is queued\n"
     assert say("cancel 1") == f"job 1 (run {uid[:8]}) is cancelled: cancelled\n"
     assert say(f"retry {uid[:8]}") == f"job 1 (run {uid[:8]}) is queued\n"
+    assert say(f"submit {uid[:8]}") == f"job 1 (run {uid[:8]}) is queued\n"
     assert f"run {uid[:8]}" in say("")
     assert "hook on, profile default" in say("status")
     (tmp_path / "a scan.h5").touch()
@@ -77,8 +78,21 @@ def test_a_damaged_queue_is_one_line_too(hook, shell, capsys, tmp_path):
     (tmp_path / "jobs.db").write_bytes(b"no database" * 1000)
     shell.run_line_magic("denoise", "status")
     printed = capsys.readouterr().out
-    assert printed.startswith("QueueError: ")
+    assert "the queue's file is damaged" in printed.splitlines()[0]
+    assert printed.splitlines()[1:] == ["hook on, profile default"]
+    shell.run_line_magic("denoise", "last")
+    printed = capsys.readouterr().out
+    assert "the queue's file is damaged" in printed
     assert printed.count("\n") == 1
+
+
+def test_a_spool_has_no_last_job(shell, capsys, tmp_path):
+    hook = PostScan(tmp_path / "inbox.spool")
+    register_magic(hook, shell)
+    tell_a_run(hook, tomo={})
+    shell.run_line_magic("denoise", "last")
+    assert capsys.readouterr().out == f"spool {tmp_path}/inbox.spool: the worker's database tells of the jobs\n"
+    hook.close()
 
 
 def test_outside_of_ipython_it_says_so():

@@ -132,6 +132,31 @@ def test_a_person_is_heard_before_the_plan(queue, says):
     assert (job.profile, job.priority) == ("fast", 5)
 
 
+def test_the_latest_run_is_one_that_ended(queue, says):
+    for number, (uid, ended) in enumerate((("11111111-a", 300.0), ("22222222-b", 200.0), ("33333333-c", None))):
+        run_ = run_of(uid, time=100.0 + number)
+        run_["stop"] = ended and {"run_start": uid, "time": ended, "exit_status": "success"}
+        queue.put(submission_of_run(run_, is_job=False))
+    assert "run 11111111-a: queued" in says("submit", "-1")
+    assert "run 33333333-c: queued" in says("submit", "333333")  # as it is
+
+
+HOSTILE = {"profile": "/etc/own.toml", "params": {"scan": {"flats": "/etc/f.h5", "channel": 1}, "training.epochs": 3}}
+
+
+def test_a_person_who_submits_a_run_has_not_vouched_for_its_metadata(queue, says, caplog):
+    for uid in ("11111111-a", "22222222-b"):
+        queue.put(submission_of_run(run_of(uid, tomo_denoise=HOSTILE), is_job=False))
+    says("submit", "11111111")
+    said = [record.getMessage() for record in caplog.records]
+    assert "tomo_denoise.params: scan.flats might open any file: left out" in said
+    assert "tomo_denoise.profile: '/etc/own.toml' is a path: 'default' is taken" in said
+    harmless = {"scan.channel": 1, "training.epochs": 3}
+    assert (queue.find(1).profile, dict(queue.find(1).submission.settings)) == ("default", harmless)
+    says("submit", "22222222", "--set", "scan.flats=/mine.h5")
+    assert dict(queue.find(2).submission.settings) == harmless | {"scan.flats": "/mine.h5"}
+
+
 NO_ANGLES = "/a.h5 holds no angles; give them with --angles FILE, or with --angles START:STOP for equal steps"
 NO_FLATS = "/a.h5 holds no flats; give them with --flats, or say --normalised if these are line integrals already"
 NO_ENTRY = "/a.h5 has 3 energy channels; choose one with --set scan.channel=0 (or higher)"
@@ -212,7 +237,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, path, says):
         assert f"{path}: no queue is here" in says(*arguments, code=1)
     assert "give one of --dir, --zmq, --tiled" in says("watch", code=2)
     assert not path.exists()
-    assert "the queue has no run yet" in says("submit", "-1", code=3)
+    assert "the queue knows no run yet that ended" in says("submit", "-1", code=3)
     queue = JobQueue(path)
     queue.put(submission_of_scan(tmp_path / "a.h5"))
     assert "no job '7'" in says("retry", "7", code=1)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quietbeam.beamline.jobs.destination import SUBMIT_TIMEOUT
-from quietbeam.beamline.jobs.places import default_queue
+from quietbeam.beamline.jobs.places import default_queue, user_and_host
 from quietbeam.beamline.jobs.queue import JobQueue, QueueError
 from quietbeam.beamline.jobs.request import Submission
+from quietbeam.beamline.jobs.spool import Spool
 from quietbeam.beamline.jobs.submission import Destination, open_queue, submission_of_run, submission_of_scan, submit
 
 from .submissions import output, python, reference, run_submission, use_own_places
@@ -228,6 +229,52 @@ def test_the_last_place_is_the_temporary_folder_and_then_it_raises(tmp_path, mon
     gone = tmp_path / "nowhere" / "x" / "jobs.db"
     with pytest.raises(QueueError, match=r"scan 7 \(run-b\) could not be submitted anywhere: .*jobs\.db.*spool.*file"):
         submit(gone, run_submission("run-b"))
+
+
+@pytest.mark.parametrize("name", ["jobs.db", "inbox.spool"])
+def test_what_was_rescued_is_taken_along_when_the_queue_is_reached_again(tmp_path, name, caplog):
+    """A worker of another user, who looks in no folder of this one, finds it then."""
+    caplog.set_level("INFO")
+    path = tmp_path / "disk" / "queue" / name
+    first = open_queue(path)
+    rescued = [first.deliver(run_submission(uid)).spooled for uid in ("run-a", "run-b")]
+    assert all(file.is_relative_to(tmp_path / "state") for file in rescued)
+    assert f"until a worker or a later session of {user_and_host()} takes it" in caplog.text
+    path.parent.mkdir(parents=True)
+    first.deliver(run_submission("run-c"))  # its own at once
+    assert not any(file.exists() for file in rescued)
+    Spool(rescued[0].parent).write(run_submission("run-d"))
+    first.deliver(run_submission("run-e"))  # it has looked just now
+    assert len(Spool(rescued[0].parent)) == 1
+    open_queue(path).deliver(run_submission("run-e"))  # a later session
+    assert len(Spool(rescued[0].parent)) == 0
+    assert caplog.text.count("took 2 submissions that waited in") == 1
+    with JobQueue(tmp_path / "disk" / "queue" / "jobs.db") as queue:
+        queue.ingest(*([] if name == "jobs.db" else [Spool(path)]))
+        assert uids(queue) == ["run-a", "run-b", "run-c", "run-d", "run-e"]
+
+
+def test_what_was_rescued_while_a_disk_was_gone_is_taken_along_at_once(tmp_path):
+    spool, away = tmp_path / "disk" / "queue" / "inbox.spool", tmp_path / "away"
+    spool.parent.mkdir(parents=True)
+    destination = open_queue(spool)
+    destination.deliver(run_submission("run-a"))
+    spool.parents[1].rename(away)
+    rescued = destination.deliver(run_submission("run-b")).spooled
+    away.rename(spool.parents[1])
+    destination.deliver(run_submission("run-c"))
+    assert not rescued.exists()
+    assert len(Spool(spool)) == 3
+
+
+def test_what_was_rescued_goes_beside_a_database_that_is_broken(tmp_path):
+    path = tmp_path / "disk" / "queue" / "jobs.db"
+    rescued = open_queue(path).deliver(run_submission("run-a")).spooled
+    path.parent.mkdir(parents=True)
+    spoil(path, "damaged")
+    open_queue(path).deliver(run_submission("run-b"))
+    assert not rescued.exists()
+    assert len(Spool(path.with_name("jobs.db.spool"))) == 2
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="another user's folders can be had by root only")

@@ -5,10 +5,12 @@ from typing import get_args
 
 import pytest
 
+from quietbeam.beamline.hook import PostScan
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.trust import refusal
 from quietbeam.beamline.settings import ReductionSettings
 
+from .hook_documents import documents, tell
 from .workers import light_submission, printing, work
 
 RESULT = printing('{"result": {"output": "here"}}')
@@ -59,3 +61,18 @@ def test_worker_refuses_and_says_what_to_do_but_a_person_may(tmp_path):
         assert "scan.flats might open any file" in queue.find(1).reason
         assert "submit --profile" in queue.find(1).reason
         assert "own.toml" in queue.find(2).reason
+
+
+def test_who_submits_a_run_in_a_session_has_not_vouched_for_its_metadata(tmp_path, caplog):
+    hook = PostScan(tmp_path / "jobs.db", profile=str(tmp_path / "own.toml"))
+    asked = {"enabled": False, "profile": "../x.toml", "params": {"scan": {"darks": "/f"}, "training": {"epochs": 3}}}
+    try:
+        tell(hook, documents(tomo_denoise=asked))
+        job = hook.submit(-1)
+        assert (job.source, job.profile) == ("console", str(tmp_path / "own.toml"))
+        assert dict(job.submission.settings) == {"training.epochs": 3}
+        assert "scan.darks might open any file: left out" in caplog.text
+        tell(hook, documents(tomo_denoise=asked))
+        assert dict(hook.submit(-1, settings={"scan.darks": "/mine"}).submission.settings) == {"scan.darks": "/mine"}
+    finally:
+        hook.close()

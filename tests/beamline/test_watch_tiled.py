@@ -23,7 +23,7 @@ from quietbeam.beamline.watching.catch_up import catch_up
 from quietbeam.beamline.watching.folder import WatchError
 from quietbeam.beamline.watching.intake import Intake
 from quietbeam.beamline.watching.tiled_documents import documents_of_run
-from quietbeam.beamline.watching.tiled_runs import TRIES, TiledWatcher, connected, reference_of_run
+from quietbeam.beamline.watching.tiled_runs import TRIES, TiledWatcher, connected, latest_uid, reference_of_run
 from quietbeam.reconstruction.errors import ScanError
 
 from .end_station import make_end_station
@@ -191,6 +191,18 @@ def test_catching_up_tells_of_a_run_that_the_catalogue_does_not_give_and_goes_on
         assert (problem.name, problem.done) == (broken, None)
         assert "KeyError: 'time'" in problem.problem
         assert (good.done.what, queue.find(1).run_uid) == ("queued", taken)
+
+
+def test_the_latest_run_is_the_one_that_ended_last(catalogue):
+    runs = catalogue.create_container("of times")
+    with pytest.raises(WatchError, match="no run in this catalogue that ended"):
+        latest_uid(runs)
+    for uid, began, ended in (("a", 1.0, 9.0), ("b", 2.0, 5.0), ("c", 3.0, None)):
+        metadata = {"start": {"uid": uid, "time": began}} | ({"stop": {"time": ended}} if ended else {})
+        runs.create_container(uid, metadata=metadata, specs=[Spec("BlueskyRun", version="3.0")])
+    latest = latest_uid(runs)
+    catalogue.delete_contents(["of times"], recursive=True, external_only=False)
+    assert latest == "a"
 
 
 def test_an_older_catalogue_has_its_streams_one_level_lower(station, catalogue):
