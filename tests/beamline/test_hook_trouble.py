@@ -15,6 +15,7 @@ from quietbeam.beamline.hook import PostScan
 from quietbeam.beamline.hook_thread import HookThread
 from quietbeam.beamline.jobs.places import spool_folder
 from quietbeam.beamline.jobs.queue import JobQueue
+from quietbeam.beamline.jobs.spool import Spool
 
 from .end_station import close_run_engine
 from .hook_documents import documents, keys, scan, tell
@@ -363,3 +364,14 @@ def test_a_session_that_ends_while_runs_are_delivered_ends_well(tmp_path):
         subprocess.run([sys.executable, "-c", ENDING, path], check=True, timeout=60)
         with JobQueue(path) as queue:
             assert queue.open_runs() == []
+
+
+def test_a_path_is_submitted_though_the_database_is_none(tmp_path):
+    database = tmp_path / "jobs.db"
+    database.write_text("no database")
+    (tmp_path / "scan.h5").write_bytes(b"frames")
+    hook = PostScan(database)
+    assert hook.submit(tmp_path / "scan.h5") is None
+    hook.close()
+    (waiting,) = Spool(spool_folder(database)).take()
+    assert waiting.submission.scan == str(tmp_path / "scan.h5")
