@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from bluesky import RunEngine
+
+    from quietbeam.beamline.hook import PostScan
+    from quietbeam.beamline.jobs.queue import JobQueue
+
     from .end_station import EndStation
     from .tiled_server import TiledServer
 
@@ -91,3 +96,34 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TiledServer]:
     base = tmp_path_factory.getbasetemp()
     with tiled_server(base / "tiled", [base], ARCHIVES) as server:
         yield server
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[JobQueue]:
+    """Give an empty queue, ``tmp_path / "jobs.db"``."""
+    from quietbeam.beamline.jobs.queue import JobQueue
+
+    with JobQueue(tmp_path / "jobs.db") as made:
+        yield made
+
+
+@pytest.fixture
+def hook(tmp_path: Path) -> Iterator[PostScan]:
+    """Give a hook for `queue`."""
+    from quietbeam.beamline.hook import PostScan
+
+    made = PostScan(tmp_path / "jobs.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def RE() -> Iterator[RunEngine]:  # noqa: N802
+    """Give a RunEngine without devices; its thread ends with the test."""
+    from bluesky import RunEngine
+
+    from .end_station import close_run_engine
+
+    made = RunEngine(context_managers=[])
+    yield made
+    close_run_engine(made)

@@ -2,20 +2,11 @@
 
 import time
 
-import pytest
-
 from quietbeam.beamline.jobs.child_process import device_environment
-from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.spool import Spool
 from quietbeam.beamline.jobs.submission import submission_of_run
 
 from .workers import light_submission, printing, wait_until, work, working
-
-
-@pytest.fixture
-def queue(tmp_path):
-    with JobQueue(tmp_path / "jobs.db") as opened:
-        yield opened
 
 
 def test_jobs_are_taken_from_spools(queue, tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import h5py
 import pytest
 
-from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.request import json_text
 from quietbeam.beamline.jobs.submission import open_queue, submission_of_run, submit
 from quietbeam.beamline.plans import tomo_fly_scan
@@ -52,12 +51,6 @@ station.RE.subscribe(killed_after, "event")
 options = {"num": 4, "num_darks": 0, "num_flats": 0}
 station.RE(tomo_step_scan(station.detector, station.rotation, station.x, station.shutter, **options))
 """
-
-
-@pytest.fixture
-def queue(tmp_path):
-    with JobQueue(tmp_path / "jobs.db") as made:
-        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-from bluesky import RunEngine
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.plans import count
@@ -20,28 +19,7 @@ from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.plans import tomo_step_scan
 from quietbeam.reconstruction.errors import QuietbeamError
 
-from .end_station import close_run_engine
 from .hook_documents import documents, keys, scan, tell
-
-
-@pytest.fixture
-def queue(tmp_path):
-    with JobQueue(tmp_path / "jobs.db") as made:
-        yield made
-
-
-@pytest.fixture
-def hook(tmp_path):
-    made = PostScan(tmp_path / "jobs.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def RE():  # noqa: N802
-    made = RunEngine(context_managers=[])
-    yield made
-    close_run_engine(made)
 
 
 def test_a_scan_becomes_one_job_with_its_reference(station, hook, queue, capfd):

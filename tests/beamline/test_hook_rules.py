@@ -3,23 +3,8 @@ from __future__ import annotations
 import pytest
 
 from quietbeam.beamline.hook import PostScan
-from quietbeam.beamline.jobs.queue import JobQueue
 
 from .hook_documents import documents, keys, tell
-
-
-@pytest.fixture
-def queue(tmp_path):
-    with JobQueue(tmp_path / "jobs.db") as made:
-        yield made
-
-
-@pytest.fixture
-def hook(tmp_path):
-    made = PostScan(tmp_path / "jobs.db")
-    yield made
-    made.close()
-
 
 TOMO = {"tomo": {}}
 OFF, ON = {"tomo_denoise": {"enabled": False}}, {"tomo_denoise": {"enabled": True}}

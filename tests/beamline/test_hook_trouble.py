@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-from bluesky import RunEngine
 from bluesky.plans import count
 
 from quietbeam.beamline.hook import PostScan
@@ -17,29 +16,8 @@ from quietbeam.beamline.jobs.places import spool_folder
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.spool import Spool
 
-from .end_station import close_run_engine
 from .hook_documents import documents, keys, scan, tell
 from .submissions import use_own_places
-
-
-@pytest.fixture
-def queue(tmp_path):
-    with JobQueue(tmp_path / "jobs.db") as made:
-        yield made
-
-
-@pytest.fixture
-def hook(tmp_path):
-    made = PostScan(tmp_path / "jobs.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def RE():  # noqa: N802
-    made = RunEngine(context_managers=[])
-    yield made
-    close_run_engine(made)
 
 
 class Hostile(dict):

@@ -10,26 +10,11 @@ from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.plans import count
 
-from quietbeam.beamline.hook import PostScan
-from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.plan_hooks import DenoisePreprocessor, denoise_decorator, denoise_wrapper, submit, wait_result
 from quietbeam.beamline.plans import tomo_step_scan
 from quietbeam.reconstruction.errors import QueueError, QuietbeamError
 
 POLL = 0.02
-
-
-@pytest.fixture
-def queue(tmp_path):
-    with JobQueue(tmp_path / "jobs.db") as made:
-        yield made
-
-
-@pytest.fixture
-def hook(tmp_path):
-    made = PostScan(tmp_path / "jobs.db")
-    yield made
-    made.close()
 
 
 def scan(station, **settings):

@@ -16,7 +16,6 @@ from quietbeam.beamline.jobs.leases import this_worker
 from quietbeam.beamline.jobs.lifeline import ORPHANED
 from quietbeam.beamline.jobs.outcomes import judge, retry_delay
 from quietbeam.beamline.jobs.output_folder import output_name
-from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.submission import submission_of_scan
 from quietbeam.beamline.manifest import read_manifest, verify_output
 from quietbeam.reconstruction.errors import ArchiveError, LockedError, ReductionError, ScanError, SpaceError
@@ -40,12 +39,6 @@ from .workers import worker_settings as settings_of
 
 SOON = 3.0
 """Seconds in which a process must have ended that lost its worker, on a machine with other load."""
-
-
-@pytest.fixture
-def queue(tmp_path):
-    with JobQueue(tmp_path / "jobs.db") as opened:
-        yield opened
 
 
 # -- real jobs ---------------------------------------------------------------------------------------------------------
