@@ -27,6 +27,7 @@ from quietbeam.reconstruction.stripes import StripeSettings
 
 from .network_registry import WarmStartSettings
 from .recording import ScanSettings
+from .toml_file import read_toml
 
 __all__ = ["ComputeSettings", "ReductionSettings", "SettingsError", "parse_overrides", "read_settings"]
 
@@ -101,7 +102,7 @@ def read_settings(
     SettingsError
         Naming the key, what was expected and the nearest known name.
     """
-    tables = _read_toml(config) if config else {}
+    tables = read_toml(config, SettingsError) if config else {}
     for name, option in (*parse_overrides(overrides).items(), *(options or {}).items()):
         _put(tables, name, option)
     try:
@@ -130,15 +131,6 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         If one is not of that form.
     """
     return {name: _value(name, text) for name, text in map(_split, overrides)}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not a TOML file ({error})") from error
 
 
 def _split(override: str) -> tuple[str, str]:

@@ -15,11 +15,12 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from quietbeam.beamline.toml_file import read_toml
 
 __all__ = ["BUILT_IN", "DEFAULT", "ProfileError", "is_path", "known_profiles", "profile_options", "profile_stem"]
 
@@ -100,7 +101,7 @@ def _chain(profile: str, folder: Path | None) -> Iterator[Mapping[str, object]]:
             raise ProfileError(f"profile {seen[0]}: {circle}: a circle; remove one 'extends'")
         seen.append(profile)
         path = _file(profile, folder)
-        tables = _read(path) if path else {}
+        tables = read_toml(path, ProfileError) if path else {}
         base = tables.pop("extends", profile)
         if not isinstance(base, str):
             raise ProfileError(f"{path}: extends: expected the name of a profile, got {base!r}")
@@ -138,15 +139,6 @@ def _unknown(profile: str, path: Path, folder: Path | None) -> str:
 def is_path(profile: str) -> bool:
     """Tell whether a profile is named by the path of its file."""
     return "/" in profile or profile.endswith(_SUFFIX)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: not a TOML file ({error})") from error
 
 
 def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

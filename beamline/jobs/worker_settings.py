@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import string
-import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quietbeam.beamline.publishing.settings import PublishSettings
+from quietbeam.beamline.toml_file import read_toml
 
 __all__ = ["WorkerSettings", "WorkerSettingsError", "read_worker_settings"]
 
@@ -111,21 +111,12 @@ def read_worker_settings(config: Path | None, *, output: Path | None = None) -> 
     WorkerSettingsError
         Naming the key, what was expected and the nearest known name.
     """
-    tables = _read_toml(config) if config else {}
+    tables = read_toml(config, WorkerSettingsError) if config else {}
     tables |= {"output": output} if output else {}
     try:
         return WorkerSettings.model_validate(tables)
     except ValidationError as error:
         raise WorkerSettingsError("; ".join(_explain(config or "worker", item) for item in error.errors())) from None
-
-
-def _read_toml(config: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WorkerSettingsError(f"{config}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WorkerSettingsError(f"{config}: not a TOML file ({error})") from error
 
 
 def _explain(config: Path | str, error: Any) -> str:
