@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -38,6 +39,7 @@ from ophyd_async.core import (
 )
 from ophyd_async.sim import SimMotor
 
+from quietbeam.beamline.plans import tomo_fly_scan
 from quietbeam.reconstruction.foam import Foam, foam_phantom
 from quietbeam.reconstruction.phantom import project_foam, rasterise_foam
 
@@ -244,6 +246,15 @@ class EndStation:
         """The volume in the beam, shape (slice, y, x), in 1/m."""
         beam = self.detector.camera.beam
         return rasterise_foam(beam.foam, beam.rows, beam.columns, **beam.geometry)
+
+    def fly(self, num: int) -> list[tuple[str, dict[str, Any]]]:
+        """Take a short scan on the fly, of `num` projections after two darks and two flats; give its documents."""
+        taken: list[tuple[str, dict[str, Any]]] = []
+        token = self.RE.subscribe(lambda name, doc: taken.append((name, doc)))
+        frames = {"num_darks": 2, "num_flats": 2, "out_of_beam": 2 * BEAM_HALF_WIDTH, "exposure": 0.001}
+        self.RE(tomo_fly_scan(self.detector, self.rotation, self.x, self.shutter, num=num, **frames))
+        self.RE.unsubscribe(token)
+        return taken
 
     def close(self) -> None:
         """End the RunEngine's thread and event loop."""

@@ -12,7 +12,6 @@ import pytest
 
 from quietbeam.beamline.jobs.request import json_text
 from quietbeam.beamline.jobs.submission import open_queue, submission_of_run, submit
-from quietbeam.beamline.plans import tomo_fly_scan
 from quietbeam.beamline.runs.collector import RunCollector
 from quietbeam.beamline.runs.local_files import local_file
 from quietbeam.beamline.watching.catch_up import catch_up, parse_since
@@ -61,14 +60,7 @@ def intake(queue):
 @pytest.fixture
 def documents(station):
     """Documents of a real scan of six projections; `stop` is the last of them."""
-    taken = []
-    station.RE.subscribe(lambda name, doc: taken.append((name, doc)))
-    plan = tomo_fly_scan(
-        station.detector, station.rotation, station.x, station.shutter, num=6, num_darks=2, num_flats=2,
-        out_of_beam=20.0, exposure=0.001,
-    )  # fmt: skip
-    station.RE(plan)
-    return taken
+    return station.fly(6)
 
 
 def write(path, documents):

@@ -14,7 +14,6 @@ from bluesky_tiled_plugins import TiledWriter
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.request import json_text
 from quietbeam.beamline.jobs.submission import open_queue
-from quietbeam.beamline.plans import tomo_fly_scan
 from quietbeam.beamline.watching.folder import FolderWatcher
 from quietbeam.beamline.watching.intake import Intake
 from quietbeam.beamline.watching.undelivered import Undelivered
@@ -33,14 +32,7 @@ KEPT = "what was found is kept and tried again"
 @pytest.fixture
 def documents(station):
     """Documents of a scan, as JSON holds them."""
-    taken = []
-    station.RE.subscribe(lambda name, doc: taken.append((name, doc)))
-    plan = tomo_fly_scan(
-        station.detector, station.rotation, station.x, station.shutter, num=4, num_darks=2, num_flats=2,
-        out_of_beam=20.0, exposure=0.001,
-    )  # fmt: skip
-    station.RE(plan)
-    return taken
+    return station.fly(4)
 
 
 def over_a_folder(tmp_path, documents, tiled, stop_telling):
