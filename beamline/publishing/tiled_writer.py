@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from quietbeam.beamline.tiled_connection import tiled_client
 from quietbeam.compress.archive import open_archive
 from quietbeam.reconstruction.errors import PublishError
 
@@ -90,18 +91,12 @@ def _without_key(error: Exception) -> str:
 def _connection(settings: PublishSettings) -> Iterator[Any]:
     """Connect with limits on time; a server that does not answer is met before the client begins to try again."""
     import httpx
-    from tiled.client import from_uri
 
     if not os.environ.get(KEY_VARIABLE):  # without one, the client may ask at the terminal
         raise PublishError(f"{settings.tiled_uri}: no key to write with: set {KEY_VARIABLE} in the environment")
-    uri = str(settings.tiled_uri)
-    httpx.get(uri, timeout=settings.tiled_timeout)
-    with _few_retries(settings):
-        client = from_uri(uri, timeout=httpx.Timeout(settings.tiled_timeout), remember_me=False)
-        try:
-            yield client
-        finally:
-            client.context.close()
+    uri, seconds = str(settings.tiled_uri), settings.tiled_timeout
+    with _few_retries(settings), tiled_client(uri, answer_seconds=seconds, timeout=httpx.Timeout(seconds)) as client:
+        yield client
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from quietbeam.beamline.runs.collector import RunCollector
+from quietbeam.beamline.tiled_connection import tiled_client
 from quietbeam.reconstruction.errors import QuietbeamError, ScanError
 
 from .folder import WatchError
@@ -53,31 +54,29 @@ def connected(where: str, api_key: str | None = None) -> Iterator[Any]:
         import tiled.client  # noqa: F401
     except ImportError as error:
         raise WatchError("Tiled's client is not installed here: pip install 'quietbeam[tiled]'") from error
-    try:
-        client = _connect(where, api_key)
-    except Exception as error:  # of httpx, of Tiled, of its profiles
-        raise WatchError(f"{_failure(where, error)}; check that the server runs, the address, TILED_API_KEY") from None
+    with ExitStack() as stack:
+        try:
+            client = stack.enter_context(_connection(where, api_key))
+        except Exception as error:  # of httpx, of Tiled, of its profiles
+            raise WatchError(
+                f"{_failure(where, error)}; check that the server runs, the address, TILED_API_KEY"
+            ) from None
+        yield client
+
+
+@contextmanager
+def _connection(where: str, api_key: str | None) -> Iterator[Any]:
+    if "://" in where:
+        with tiled_client(where, api_key=api_key, answer_seconds=ANSWER_SECONDS) as client:
+            yield client
+        return
+    from tiled.client import from_profile
+
+    client = from_profile(where, **({"api_key": api_key} if api_key else {}))
     try:
         yield client
     finally:
         client.context.close()
-
-
-def _connect(where: str, api_key: str | None) -> Any:
-    import httpx
-    from tiled.client import from_context, from_profile
-    from tiled.client.context import Context
-
-    if "://" not in where:
-        return from_profile(where, **({"api_key": api_key} if api_key else {}))
-    # Tiled's client would try again for most of a minute. httpx logs addresses, so that a key is left out here.
-    httpx.get(where.partition("?")[0], timeout=ANSWER_SECONDS)
-    context, path = Context.from_any_uri(where, api_key=api_key)
-    try:
-        return from_context(context, node_path_parts=path, remember_me=False)
-    except BaseException:
-        context.close()
-        raise
 
 
 def without_key(text: str) -> str:

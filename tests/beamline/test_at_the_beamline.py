@@ -18,7 +18,7 @@ from .end_station import PIXEL_SIZE, end_station
 from .jobs import command, run
 from .tiled_server import tiled_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = pytest.mark.slow
 
 PROFILE = """
 [training]

@@ -14,8 +14,6 @@ from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.plans import tomo_fly_scan
 from quietbeam.reconstruction.errors import QuietbeamError
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
 WRONG_KEY = "f" * 32
 
 

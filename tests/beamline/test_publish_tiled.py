@@ -25,8 +25,6 @@ from quietbeam.compress.archive import open_archive
 
 from .finished_result import RAW_UID, finished_result, raw_run
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
 PROMPT = 20.0
 """Seconds within which a server that is gone, or errs, must be told of; a client that is not limited takes longer."""
 

@@ -30,8 +30,6 @@ INDICES: list[Any] = [
     (-1, slice(4, 4)),
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,7 +22,7 @@ from quietbeam.reconstruction.errors import QueueError
 
 from .workers import wait_until
 
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore:.*streams")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*streams")
 
 LONGEST = 20.0
 """Seconds until a watcher has noticed, on a busy machine."""

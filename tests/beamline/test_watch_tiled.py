@@ -29,7 +29,7 @@ from quietbeam.reconstruction.errors import ScanError
 from .end_station import make_end_station
 from .jobs import command
 
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore:.*streams")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*streams")
 
 LONGEST = 30.0
 """Seconds until a process has done its part, on a busy machine."""

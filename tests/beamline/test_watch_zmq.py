@@ -16,8 +16,6 @@ from quietbeam.beamline.watching.zmq_documents import DocumentReceiver, check_ad
 
 from .jobs import command
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
 PROXY = "import sys; from bluesky.callbacks.zmq import Proxy; Proxy(sys.argv[1], sys.argv[2]).start()"
 LONGEST = 20.0
 """Seconds until a process or a socket has done its part, on a busy machine."""
