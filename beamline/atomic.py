@@ -9,19 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "file_sha256", "sync", "write_atomically"]
+__all__ = ["atomic_path", "file_sha256", "remove", "sync", "write_atomically"]
 
 _BLOCK = 8 * 2**20
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, writer: str = "") -> Iterator[Path]:
     """Give a temporary name in the same folder; what is written there is flushed and renamed to `path` at the end.
 
     Parameters
     ----------
     path : Path
         Final name; a file of that name is replaced by a file, never a folder that holds something.
+    writer : str
+        Tells apart those that may write the same at once. What a killed one leaves is then for others to remove.
 
     Yields
     ------
@@ -29,8 +31,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         Temporary name, for a file or a folder; nothing is there, also if a killed process had left something. If the
         block raises, what was written is removed and `path` is as before.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    _remove(temporary)
+    temporary = path.with_name(f".{path.name}.{writer}.partial" if writer else f".{path.name}.partial")
+    remove(temporary)
     try:
         yield temporary
         for inner in temporary.rglob("*"):
@@ -39,10 +41,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there; of a link, the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -12,7 +12,7 @@ from .scan import Scan
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings, sinogram_halo
 
-__all__ = ["bytes_of_chunk", "chunk_rows", "middle_rows"]
+__all__ = ["bytes_of_chunk", "chunk_rows", "free_memory", "middle_rows"]
 
 MEMORY_SHARE = 0.25
 """Share of the free memory that a chunk may take."""
@@ -80,8 +80,14 @@ def middle_rows(scan: Scan, settings: ReductionSettings) -> list[slice]:
     return [slice(start, min(start + part, first + count)) for start in range(first, first + count, part)]
 
 
+def free_memory(settings: ReductionSettings) -> int:
+    """Bytes that the job may take now: what is free, and not more than ``compute.memory_gib``."""
+    free, most = int(psutil.virtual_memory().available), settings.compute.memory_gib
+    return free if most is None else min(free, int(most * 2**30))
+
+
 def _rows_in_memory(scan: Scan, settings: ReductionSettings, slice_size: int | None) -> int:
-    free = MEMORY_SHARE * psutil.virtual_memory().available
+    free = MEMORY_SHARE * free_memory(settings)
     fixed = bytes_of_chunk(scan, settings, 0, slice_size=slice_size)
     row = bytes_of_chunk(scan, settings, 1, slice_size=slice_size) - fixed
     return max(1, int((free - fixed) // row))

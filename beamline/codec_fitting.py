@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from quietbeam.compress.codec import Codec, CodecSettings, LearnedCodec, codec, learned_codec
+from quietbeam.compress.packed_codec import pack_codec, read_packed, unpack_codec
 from quietbeam.compress.training import CodecTrainer
 
+from .atomic import file_sha256, write_atomically
 from .calibrate import epochs_for
 from .epochs import train
 from .feasibility import codec_settings
 from .job import Job
 from .journal import stage_key
-from .volume_file import VolumeFile
+from .volume_pieces import VolumePieces
+from .workspace import CODEC
 
 __all__ = ["OWN", "FittedCodec", "fit_codec"]
 
@@ -25,27 +29,27 @@ class FittedCodec(NamedTuple):
 
     Attributes
     ----------
-    codec : Codec or None
-        None for `OWN`, which is the coder of the residual.
+    file : Path or None
+        The codec, packed; None for `OWN`, which is the coder of the residual.
     history : list of dict
         Losses of each epoch, where it was trained.
     state : bytes
         What the archive stores for decoding.
     """
 
-    codec: Codec | None
+    file: Path | None
     history: list[dict[str, float]]
     state: bytes
 
 
-def fit_codec(job: Job, volume: VolumeFile, key: str) -> FittedCodec:
+def fit_codec(job: Job, volume: VolumePieces, key: str) -> FittedCodec:
     """Make the codec of a job for its denoised volume, or go on where that was stopped.
 
     Parameters
     ----------
     job : Job
         With the settings.
-    volume : VolumeFile
+    volume : VolumePieces
         The denoised slices.
     key : str
         Of what the codec depends on.
@@ -60,39 +64,55 @@ def fit_codec(job: Job, volume: VolumeFile, key: str) -> FittedCodec:
         job.decide("codec", name, "keeps the largest error by itself, nothing to train")
         return FittedCodec(None, [], b"")
     settings = codec_settings(job.settings)
-    fitted, history = _learn(job, volume, settings, key) if _learns(name) else (_fit(job, volume, settings), [])
-    state = fitted.to_bytes()
+    file, history = _keep(job, volume, settings, key)
+    state = unpack_codec(name, read_packed(file), where=str(file)).to_bytes()
     job.decide("codec", name, f"{len(state)} bytes to decode with, stored once")
-    return FittedCodec(fitted, history, state)
+    return FittedCodec(file, history, state)
 
 
 def _learns(name: str) -> bool:
     return hasattr(codec(name), "for_volume")
 
 
-def _fit(job: Job, volume: VolumeFile, settings: Any) -> Codec:
-    with job.workspace.timed("fit codec"):
-        return codec(job.settings.archive.codec).fit(volume, settings, seed=job.settings.training.seed)
+def _keep(job: Job, volume: VolumePieces, settings: Any, key: str) -> tuple[Path, list[dict[str, float]]]:
+    """Make the codec once and keep it in the scratch folder; give its file and the losses."""
+    learns = _learns(job.settings.archive.codec)
+    epochs = _epochs(job, volume, settings, key) if learns else None
+    record, file = job.workspace.record("codec", stage_key(key, epochs)), job.workspace.scratch.absolute() / CODEC
+    kept = record.load()
+    if kept is None or not file.is_file() or file_sha256(file) != kept["sha256"]:
+        with job.workspace.timed("fit codec"):
+            made = _learn(job, volume, settings, epochs, record.key) if epochs else (_fit(job, volume, settings), [])
+        write_atomically(file, pack_codec(made[0]))
+        kept = record.store({"sha256": file_sha256(file), "history": made[1]})
+    return file, list(kept["history"])
 
 
-def _learn(job: Job, volume: VolumeFile, settings: CodecSettings, key: str) -> tuple[Codec, list[dict[str, float]]]:
-    def new_codec() -> LearnedCodec:
-        return learned_codec(job.settings.archive.codec).for_volume(volume, settings, job.settings.training.seed)
-
-    def trainer_of(learned: LearnedCodec) -> CodecTrainer:
-        return CodecTrainer(learned, volume, settings, job.settings.training.seed)
-
-    epochs = settings.epochs or _plan(job, settings.minutes, lambda: trainer_of(new_codec()), key)
-    learned = new_codec()
-    with job.workspace.timed("fit codec"):
-        checkpoint, run_key = job.workspace.scratch / "codec.safetensors", stage_key(key, epochs)
-        history = train(trainer_of(learned), epochs, checkpoint, run_key, name="fit codec", progress=job.progress)
-    return learned, history
+def _fit(job: Job, volume: VolumePieces, settings: Any) -> Codec:
+    return codec(job.settings.archive.codec).fit(volume, settings, seed=job.settings.training.seed)
 
 
-def _plan(job: Job, minutes: float, make_trainer: Any, key: str) -> int:
-    """Turn a time into epochs once, so that a job that was stopped ends the same."""
-    record = job.workspace.record("codec-plan", stage_key("codec-plan", key))
-    plan = record.load() or record.store({"epochs": epochs_for(minutes, make_trainer)})
+def _learn(
+    job: Job, volume: VolumePieces, settings: CodecSettings, epochs: int, key: str
+) -> tuple[Codec, list[dict[str, float]]]:
+    learned, checkpoint = _untrained(job, volume, settings), job.workspace.scratch / "codec.safetensors"
+    trainer = CodecTrainer(learned, volume, settings, job.settings.training.seed)
+    return learned, train(trainer, epochs, checkpoint, key, name="fit codec", progress=job.progress)
+
+
+def _untrained(job: Job, volume: VolumePieces, settings: CodecSettings) -> LearnedCodec:
+    return learned_codec(job.settings.archive.codec).for_volume(volume, settings, job.settings.training.seed)
+
+
+def _epochs(job: Job, volume: VolumePieces, settings: CodecSettings, key: str) -> int:
+    """Take the epochs asked for, or turn a time into epochs once, so that a job that was stopped ends the same."""
+    if settings.epochs:
+        return settings.epochs
+
+    def trainer() -> CodecTrainer:
+        return CodecTrainer(_untrained(job, volume, settings), volume, settings, job.settings.training.seed)
+
+    record, minutes = job.workspace.record("codec-plan", stage_key("codec-plan", key)), settings.minutes
+    plan = record.load() or record.store({"epochs": epochs_for(minutes, trainer)})
     job.decide("codec epochs", str(plan["epochs"]), f"what fits into {minutes:g} minutes here")
     return int(plan["epochs"])

@@ -202,7 +202,7 @@ def check_space(scan: Scan, settings: ReductionSettings, output: Path, *, slice_
     """
     needed = estimate(scan, settings, slice_size=slice_size).disk
     free = shutil.disk_usage(output).free
-    used = sum(path.stat().st_blocks * 512 for path in (output / "work").glob("*"))
+    used = sum(path.stat().st_blocks * 512 for path in (output / "work").rglob("*"))
     if needed > free + used:
         gib = 2**30
         raise SpaceError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import NotReadyError
 
-from .journal import Journal, stage_key
+from .journal import Journal, Record, stage_key
 from .network_registry import named_sha256
+from .pieces import Here, Pieces, PieceTask, cut, gaps
 from .progress import JobProgress
 from .scan import Scan, file_signature, scan_identity
 from .settings import ReductionSettings
@@ -33,6 +34,8 @@ class Job:
         Output folder, locked by the caller.
     progress : JobProgress
         Where to tell what happens.
+    pieces : Pieces, optional
+        Where chunks of slices are worked on; in this process if not given.
 
     Attributes
     ----------
@@ -40,8 +43,16 @@ class Job:
         All that was told, in this order.
     """
 
-    def __init__(self, scan: Scan, settings: ReductionSettings, workspace: Workspace, progress: JobProgress) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        settings: ReductionSettings,
+        workspace: Workspace,
+        progress: JobProgress,
+        pieces: Pieces | None = None,
+    ) -> None:
         self.scan, self.settings, self.workspace, self.progress = scan, settings, workspace, progress
+        self.pieces = pieces or Here()
         self.decisions: list[Decision] = []
         self.caveats: list[Caveat] = []
 
@@ -75,11 +86,30 @@ class Job:
             self.caveats.append(caveat)
             self.progress.caveat(caveat)
 
-    def chunks(self, stage: str, journal: Journal, *, total: int, size: int) -> Iterator[slice]:
-        """Go through the slices still to be done, chunk by chunk, with the progress and the time of the stage."""
-        done = journal.records[-1]["stop"] if journal.records else 0
-        with self.workspace.timed(stage), self.progress.stage(stage, total, done) as bar:
-            for start in range(done, total, size):
-                stop = min(start + size, total)
-                yield slice(start, stop)
-                bar.advance(stop - start)
+    def do_pieces(self, stage: str, journal: Journal, task: PieceTask, *, total: int, size: int) -> list[Record]:
+        """Do the slices that are not done yet, chunk by chunk, and give the records of all in order.
+
+        Parameters
+        ----------
+        stage : str
+            Name of the journal, and for the progress.
+        journal : Journal
+            Of what is done.
+        task : PieceTask
+            Does a chunk.
+        total, size : int
+            Slices in all, and of a chunk.
+
+        Returns
+        -------
+        list of dict
+            What the task told of each chunk, with its ``start`` and ``stop``.
+        """
+        done = [range(record["start"], record["stop"]) for record in journal.pieces()]
+        chunks = cut(gaps(done, total), size)
+        pieces = self.pieces.run(stage, task, chunks)
+        with self.progress.stage(stage, total, sum(map(len, done))) as bar:
+            for chunk, record in pieces:
+                journal.append({"start": chunk.start, "stop": chunk.stop} | record)
+                bar.advance(chunk.stop - chunk.start)
+        return journal.pieces()

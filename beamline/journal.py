@@ -13,9 +13,10 @@ from typing import Any
 
 from .atomic import write_atomically
 
-__all__ = ["Journal", "StageRecord", "stage_key"]
+__all__ = ["Journal", "Record", "StageRecord", "note", "stage_key", "whole_lines"]
 
 Record = dict[str, Any]
+"""What JSON can hold."""
 
 
 def stage_key(stage: str, *dependencies: Any) -> str:
@@ -75,26 +76,57 @@ class Journal:
         Where it is kept.
     key : str
         From `stage_key`; a journal of another key is begun anew.
+
+    Attributes
+    ----------
+    records : list of dict
+        In the order in which they were noted.
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        self.path = path
-        lines = _whole_lines(path)
+        self.path, self.key = path, key
+        lines = whole_lines(path)
         self.records: list[Record] = lines[1:] if lines and lines[0] == {"key": key} else []
         # Written anew: a line that was cut off by a crash would swallow the next one.
-        content = "".join(json.dumps(line) + "\n" for line in ({"key": key}, *self.records))
-        write_atomically(path, content.encode())
+        self._write()
 
     def append(self, record: Record) -> None:
         """Note that a part is done."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        note(self.path, record)
         self.records.append(record)
 
+    def pieces(self) -> list[Record]:
+        """Give the records of chunks in the order of their slices, each slice once, whoever noted it how often."""
+        taken: set[int] = set()
+        counted = []
+        for record in self.records:
+            chunk = range(record["start"], record["stop"])
+            if taken.isdisjoint(chunk):
+                taken.update(chunk)
+                counted.append(record)
+        return sorted(counted, key=lambda record: int(record["start"]))
 
-def _whole_lines(path: Path) -> list[Record]:
+    def keep(self, records: list[Record]) -> None:
+        """Forget all but some records."""
+        if records != self.records:
+            self.records = list(records)
+            self._write()
+
+    def _write(self) -> None:
+        content = "".join(json.dumps(line) + "\n" for line in ({"key": self.key}, *self.records))
+        write_atomically(self.path, content.encode())
+
+
+def note(path: Path, record: Record) -> None:
+    """Append to a journal that is there, and wait until it is on the disk."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[Record]:
+    """Read a journal as it is, key and all, up to a line that was cut off."""
     lines: list[Record] = []
     try:
         for line in path.read_text().splitlines():

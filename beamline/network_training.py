@@ -24,7 +24,7 @@ from .epochs import train
 from .journal import stage_key
 from .progress import JobProgress, Silence
 from .settings import ReductionSettings
-from .volume_file import VolumeFile
+from .volume_pieces import VolumePieces
 
 __all__ = ["NetworkTraining", "dismiss", "send_task", "train_along"]
 
@@ -161,7 +161,7 @@ class NetworkTraining:
         return number or int(self.group.share_number(find()))
 
 
-def send_task(group: Group, pairs: Pairs, volume: VolumeFile, settings: ReductionSettings) -> None:
+def send_task(group: Group, pairs: Pairs, volume: VolumePieces, settings: ReductionSettings) -> None:
     """Tell the other processes, which wait in `train_along`, what to learn from.
 
     Parameters
@@ -170,13 +170,14 @@ def send_task(group: Group, pairs: Pairs, volume: VolumeFile, settings: Reductio
         The processes; this is the first.
     pairs : Pairs
         What this one learns from.
-    volume : VolumeFile
+    volume : VolumePieces
         Where the reconstructions of the sections lie.
     settings : ReductionSettings
         All settings.
     """
     shares = [float(share) for share in pairs.shares]
-    task = {"volume": str(volume.path.resolve()), "shares": shares, "settings": settings.model_dump(mode="json")}
+    pieces = {"folder": str(volume.folder), "shape": volume.shape, "edges": volume.edges}
+    task = {"volume": pieces, "shares": shares, "settings": settings.model_dump(mode="json")}
     group.share_bytes(json.dumps(task).encode())
 
 
@@ -205,11 +206,13 @@ def train_along(group: Group, most_threads: int) -> None:
         return
     task = json.loads(content)
     settings = ReductionSettings.model_validate(task["settings"])
+    told = task["volume"]
+    volume = VolumePieces(Path(told["folder"]), tuple(told["shape"]), tuple(told["edges"]))
     try:
-        volume = VolumeFile(Path(task["volume"]))
+        volume[0, 0, 0, 0]
     except OSError as error:
         raise ReductionError(
-            f"{task['volume']}: process {group.rank} cannot read the sections of the first one ({error.strerror}): "
+            f"{volume.folder}: process {group.rank} cannot read the sections of the first one ({error.strerror}): "
             "choose an output folder (-o) that all machines see"
         ) from error
     pairs = Pairs(volume, np.asarray(task["shares"], np.float32), settings.pairs)

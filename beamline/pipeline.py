@@ -6,54 +6,56 @@ stage           leaves in the scratch folder                   unit that a crash
 identify        identity.json                                  reading the scan once
 screen          screen.json                                    all of it (seconds)
 axis            axis.json                                      all of it (seconds)
-reconstruct     sections.npy, sections.jsonl                   one chunk of slices
+reconstruct     sections/, reconstruct.jsonl                   one chunk of slices
 train           start.json, start.safetensors, plan.json,      one epoch
                 training.safetensors
-denoise         denoised.npy, disagreement.npy, denoised.jsonl one chunk of slices
-fit codec       codec-plan.json, codec.safetensors             one epoch
-encode          payloads.bin, payloads.jsonl                   one chunk of slices
-archive         denoised.h5, then renamed into place           writing the archive
+compare         held-out/                                      all of it (seconds)
+denoise         trained.safetensors, denoised/, disagreement/, one chunk of slices
+                denoise.jsonl
+fit codec       codec-plan.json, codec.safetensors,            one epoch
+                codec.json, codec.packed
+encode          payloads/, encode.jsonl                        one chunk of slices
+archive         denoised.h5 in place                           writing the archive
 report          report.html, network.safetensors in place, and  drawing the pictures
                 disagreement.npy where it was asked for
 manifest        manifest.json in place; the scratch folder goes
 ==============  =============================================  ==========================================
+
+What is done by chunks of slices may be done by other processes, see `quietbeam.beamline.pieces`: the reduction is left
+there, and taken up when they have done.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
-import math
-import shutil
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quietbeam.compress.archive import ArchiveHeader, EncodedChunk, encode_chunk, verify_archive, write_archive
+from quietbeam.compress.archive import ArchiveHeader, verify_archive, write_archive
 from quietbeam.noise2inverse.checkpoint import network_bytes
 from quietbeam.noise2inverse.distributed import Group
 from quietbeam.noise2inverse.independence import independence_caveats
-from quietbeam.noise2inverse.inference import denoise_slice, denoise_volume, plan_passes
+from quietbeam.noise2inverse.inference import plan_passes
 from quietbeam.noise2inverse.msd import MSD
 from quietbeam.noise2inverse.pairs import Pairs
 from quietbeam.reconstruction.caveats import Caveat
 from quietbeam.reconstruction.errors import ReductionError
-from quietbeam.reconstruction.reconstructors import circle
 
-from .atomic import atomic_path, sync, write_atomically
+from .atomic import atomic_path, write_atomically
 from .codec_fitting import fit_codec
+from .denoised_slices import SliceDenoiser, denoise_scan, denoised_key
+from .encoded_slices import encode_scan
 from .feasibility import check_feasible, choose_device
 from .held_out import HeldOut, caveats_of_denoising, name_held_out
 from .job import Job
 from .journal import stage_key
 from .network_training import NetworkTraining, send_task
-from .payload_file import PayloadFile
 from .preview import Preview
 from .section_slices import reconstruct_scan
 from .settings import ReductionSettings
-from .volume_file import VolumeFile
+from .volume_pieces import VolumePieces, write_slices
 from .warm_start import add_to_registry, choose_start
 from .workspace import ARCHIVE, DISAGREEMENT, METRICS, NETWORK, PREVIEW
 
@@ -80,7 +82,7 @@ class Reduction:
         self.job, self.settings, self.workspace, self.progress = job, job.settings, job.workspace, job.progress
         self.threads = job.settings.compute.threads or torch.get_num_threads()
         self.group = group or Group(device=choose_device(job.settings.compute.device))
-        self.device = self.group.device
+        self.denoiser = SliceDenoiser(job.settings, self.group.device)
 
     def run(self) -> None:
         """Run all stages up to the archive and the network in place."""
@@ -95,12 +97,10 @@ class Reduction:
         self._check_sections()
         self.model, self.history = self._train()
         self.held_out = self._compare_with_held_out()
-        self.denoised = self._denoise()
+        self.denoised = denoise_scan(self.job, self.slices, self.model, num_threads=self.threads)
         self.max_error = self._choose_max_error()
-        self.codec, self.codec_history, self.codec_state = fit_codec(
-            self.job, self.denoised, self.job.keys.codec(self._denoised_key)
-        )
-        self.payloads, self.encoded = self._encode()
+        self.codec = fit_codec(self.job, self.denoised.volume, self.job.keys.codec(self.denoised.key))
+        self.payloads = encode_scan(self.job, self.denoised, self.codec, self.max_error, num_threads=self.threads)
         self._write_archive()
         self._write_network()
         self._write_disagreement()
@@ -133,7 +133,7 @@ class Reduction:
         )
         self._choose_threads(training, key)
         epochs = self._plan_training(training, key)
-        preview = Preview(self.workspace.output / PREVIEW, self._middle_images(pairs), self._apply)
+        preview = Preview(self.workspace.output / PREVIEW, self._middle_images(pairs), self.denoiser.denoise_slice)
         with self.workspace.timed("train"):
             return training.run(
                 epochs,
@@ -143,83 +143,50 @@ class Reduction:
                 on_epoch=preview.update,
             )
 
-    def _denoise(self) -> VolumeFile:
-        journal = self.workspace.journal("denoised", self._denoised_key)
-        names = ("denoised", "disagreement") if self.settings.inference.disagreement else ("denoised",)
-        volumes = [self.workspace.volume(name, self.slices.shape, journal) for name in names]
-        pairs = self._pairs()
-        for chunk in self.job.chunks(
-            "denoise", journal, total=self.slices.shape[0], size=self.settings.compute.chunk_slices
-        ):
-            parts = self.denoise_chunk(chunk, pairs)
-            slices = parts[0]
-            if not np.isfinite(slices).all():
-                advice = "lower training.learning_rate, or take inference.precision=float32 if it is float16"
-                raise ReductionError(f"the network gave values that are not finite: {advice}")
-            for volume, part in zip(volumes, parts, strict=True):
-                volume.write(chunk.start, part)
-            journal.append({"stop": chunk.stop, "min": float(slices.min()), "max": float(slices.max())})
-        self.range = min(r["min"] for r in journal.records), max(r["max"] for r in journal.records)
-        return volumes[0]
-
     def _compare_with_held_out(self) -> HeldOut:
         """Denoise held-out slices from some sections, and doubt a network that does not come nearer to the other."""
         pairs = self._pairs()
         group = pairs.held_out_slices or range(self.slices.shape[0])
         count = min(HELD_OUT_SLICES, len(group))
         first = group.start + (len(group) - count) // 2
-        images = [self._held_out_images(pairs, index) for index in range(first, first + count)]
-        held_out = HeldOut(*(np.stack(planes) for planes in zip(*images, strict=True)))
+        some = range(first, first + count)
+        (inputs, targets), whole = pairs.pairs[-1], slice(None)
+        noisy, target = (
+            np.stack([pairs.inputs.target(sections, index, whole, whole)[0] for index in some])
+            for sections in (inputs, targets)
+        )
+        held_out = HeldOut(noisy, self._denoise_held_out(pairs, some), target)
         self.job.doubt(caveats_of_denoising(held_out))
         return held_out
 
-    def _held_out_images(self, pairs: Pairs, index: int) -> tuple[NDArray[np.float32], ...]:
-        """Average of the last pair's input sections, what the network makes of it, and the target, of one slice."""
-        (inputs, targets), whole = pairs.pairs[-1], slice(None)
-        seen = pairs.inputs.images(inputs, index, whole, whole)
-        return seen[len(seen) // 2], self.apply_network(seen), pairs.inputs.target(targets, index, whole, whole)[0]
+    def _denoise_held_out(self, pairs: Pairs, some: range) -> NDArray[np.float32]:
+        """Apply the network to the input of the last pair, once."""
+        inputs, whole = pairs.pairs[-1].inputs, slice(None)
+        journal = self.workspace.journal("compare", denoised_key(self.job, self.slices, self.model))
+        folder = self.workspace.pieces("held-out", journal)
+        if not journal.records:
+            images = (pairs.inputs.images(inputs, index, whole, whole) for index in some)
+            write_slices(folder, slice(0, len(some)), np.stack([self.apply_network(seen) for seen in images]))
+            journal.append({"start": 0, "stop": len(some)})
+        return VolumePieces.of(folder, (len(some), *self.slices.shape[1:]), journal.pieces())[:]
 
     def _choose_max_error(self) -> float:
-        value, reason = max_error_of(self.settings.archive.max_error, self.slices.noise, self.range)
+        value, reason = max_error_of(self.settings.archive.max_error, self.slices.noise, self.denoised.range)
         self.job.decide("max_error", f"{value:.4g} {self.unit}", reason)
         return value
 
-    def _encode(self) -> tuple[PayloadFile, list[dict[str, Any]]]:
-        journal = self.workspace.journal(
-            "payloads", self.job.keys.payloads(self.codec_state, self._denoised_key, self.max_error)
-        )
-        payloads = PayloadFile(self.workspace.scratch / "payloads.bin", journal)
-        share = len(self.codec_state) / math.prod(self.slices.shape)
-        for chunk in self.job.chunks(
-            "encode", journal, total=self.slices.shape[0], size=self.settings.archive.chunk_slices
-        ):
-            encoded = encode_chunk(
-                self.codec,
-                self.denoised[chunk],
-                self.max_error,
-                keep_latents=self.settings.archive.keep_latents,
-                state_bytes_per_voxel=share,
-            )
-            journal.append({"stop": chunk.stop, **payloads.append(encoded.payload), **_cost(encoded)})
-        if self.codec:
-            paid = sum(record["num_latent_bytes"] > 0 for record in journal.records)
-            kept = self.settings.archive.keep_latents
-            why = f"archive.keep_latents: {kept}; elsewhere the residual coder alone is smaller"
-            self.job.decide("latents", f"in {paid} of {len(journal.records)} chunks", why)
-        return payloads, journal.records
-
     def _write_archive(self) -> None:
         """Write the archive, check every voxel against the denoised volume, then give it its name."""
-        path = self.workspace.scratch / ARCHIVE
+        path, volume = self.workspace.output / ARCHIVE, self.denoised.volume
         with self.workspace.timed("archive"), self.progress.stage("archive", 2) as step:
-            write_archive(path, self.payloads, self._header(), self.codec_state)
-            step.advance()
-            checked = verify_archive(path, against=self.denoised)
-            if not checked.ok:
-                raise ReductionError(f"{path}: the archive does not hold what was put in: {'; '.join(checked.damaged)}")
-            self.workspace.forget_result()
-            path.replace(self.workspace.output / ARCHIVE)
-            sync(self.workspace.output)
+            with atomic_path(path) as temporary:
+                write_archive(temporary, self.payloads, self._header(), self.codec.state)
+                step.advance()
+                checked = verify_archive(temporary, against=volume)
+                if not checked.ok:
+                    damaged = "; ".join(checked.damaged)
+                    raise ReductionError(f"{path}: the archive does not hold what was put in: {damaged}")
+                self.workspace.forget_result()
             step.advance()
         self.largest_error = float(checked.largest_error or 0)
 
@@ -240,11 +207,11 @@ class Reduction:
     def _write_disagreement(self) -> None:
         """Put the disagreement of the passes beside the archive, or take away that of an earlier result."""
         path = self.workspace.output / DISAGREEMENT
-        if not self.settings.inference.disagreement:
+        if self.denoised.disagreement is None:
             path.unlink(missing_ok=True)
             return
         with self.workspace.timed("archive"), atomic_path(path) as temporary:
-            shutil.copyfile(self.workspace.scratch / DISAGREEMENT, temporary)
+            self.denoised.disagreement.save(temporary)
 
     # -- parts of stages -------------------------------------------------------------------------------------------
 
@@ -253,40 +220,14 @@ class Reduction:
         """Unit of the volume's values."""
         return "1/m" if self.slices.scan.pixel_size else "1/pixel"
 
-    def denoise_chunk(self, chunk: slice, pairs: Pairs) -> NDArray[np.float32]:
-        """Denoise some slices, mean and if asked for disagreement: float32, shape (1 or 2, slice, y, x)."""
-        settings = self.settings.inference
-        parts = np.empty((1 + settings.disagreement, chunk.stop - chunk.start, *self.slices.shape[1:]), np.float32)
-        denoise_volume(
-            self.model,
-            pairs.inputs,
-            plan_passes(settings.mode, pairs.pairs),
-            parts[0],
-            disagreement=parts[1] if settings.disagreement else None,
-            slices=range(chunk.start, chunk.stop),
-            first=chunk.start,
-            tile_size=self.settings.compute.tile_size,
-            precision=settings.precision,
-            device=self.device,
-        )
-        return self._masked(parts)
-
     def apply_network(self, context: NDArray[np.float32]) -> NDArray[np.float32]:
         """Denoise the middle of some slices, shape (channel, y, x)."""
-        return self._masked(self._apply(self.model, context))
-
-    def _apply(self, model: MSD, context: NDArray[np.float32]) -> NDArray[np.float32]:
-        tile_size, precision = self.settings.compute.tile_size, self.settings.inference.precision
-        return denoise_slice(model, context, tile_size=tile_size, precision=precision, device=self.device)
+        return self.denoiser.masked(self.denoiser.denoise_slice(self.model, context))
 
     def _middle_images(self, pairs: Pairs) -> NDArray[np.float32]:
         """Give what the network sees of the middle slice."""
         (full,), whole = plan_passes("full", pairs.pairs), slice(None)
         return pairs.inputs.images(full, self.slices.shape[0] // 2, whole, whole)
-
-    def _masked(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Set to 0 what lies outside the circle, shape (..., y, x)."""
-        return slices * circle(self.slices.shape[-1]) if self.settings.reconstruction.circle else slices
 
     def _pairs(self) -> Pairs:
         try:
@@ -334,10 +275,6 @@ class Reduction:
             metadata=metadata,
         )
 
-    @property
-    def _denoised_key(self) -> str:
-        return self.job.keys.denoised(self.slices.axis.column, network_bytes(self.model, {}))
-
 
 def max_error_of(given: float | None, noise: float, value_range: tuple[float, float]) -> tuple[float, str]:
     """Choose the archive's largest error.
@@ -364,12 +301,6 @@ def max_error_of(given: float | None, noise: float, value_range: tuple[float, fl
         return ERROR_SHARE * noise, f"{ERROR_SHARE:g} of the noise of the reconstruction, {noise:.4g}"
     span = value_range[1] - value_range[0]
     return (1e-4 * span if span > 0 else 1e-6), "no noise was seen: 1e-4 of the range"
-
-
-def _cost(encoded: EncodedChunk) -> dict[str, Any]:
-    numbers = dataclasses.asdict(encoded)
-    del numbers["payload"]
-    return numbers
 
 
 def _doubt_of_passes(settings: ReductionSettings) -> list[Caveat]:

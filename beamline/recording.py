@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,18 @@ class ScanSettings(BaseModel):
     @classmethod
     def _check_given(cls, value: object) -> object:
         return given_text(value)
+
+    def absolute(self) -> Self:
+        """Give the same for a process in another folder: no path counts from the present one."""
+        paths = {name: path.absolute() for name in ("flats", "darks", "dark_flat_run") if (path := getattr(self, name))}
+        roots = tuple(root.absolute() for root in self.allowed_link_roots)
+        angles = self.angles and (self.angles if self.has_angle_steps else str(Path(self.angles).absolute()))
+        return self.model_copy(update=paths | {"allowed_link_roots": roots, "angles": angles})
+
+    @property
+    def has_angle_steps(self) -> bool:
+        """Whether the angles are given as START:STOP and not by a file."""
+        return re.fullmatch(r"\s*[-+0-9.eE]+\s*:\s*[-+0-9.eE]+\s*", self.angles or "") is not None
 
 
 class FrameStack(Protocol):

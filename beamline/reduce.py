@@ -1,38 +1,125 @@
-"""One scan from the instrument's file to the finished output folder."""
+"""One scan from the instrument's file to the finished output folder, in one go or step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from quietbeam.noise2inverse.distributed import Group, process_group
-from quietbeam.reconstruction.errors import ArchiveError, QuietbeamError, ReductionError
+from quietbeam.reconstruction.errors import ReductionError
 
-from .atomic import file_sha256, write_atomically
+from .atomic import write_atomically
+from .earlier_result import is_done, keep_apart, nothing_left_of_a_refusal
 from .estimate import check_space
 from .feasibility import choose_device
 from .job import Job
-from .journal import stage_key
-from .manifest import FILES, OPTIONAL_FILES, read_manifest, write_manifest
+from .manifest import write_manifest
 from .network_training import dismiss, train_along
+from .pieces import Elsewhere, Here, Pieces, PiecesWanted, PieceTask
 from .pipeline import Reduction
-from .progress import JobProgress
+from .progress import JobProgress, Silence
 from .report import render_report
 from .results import make_report, manifest_content
-from .scan import Scan, file_signature, open_scan
+from .scan import Scan, open_scan
 from .settings import ReductionSettings
-from .workspace import MANIFEST, METRICS, PREVIEW, REPORT, SCRATCH_FILES, Workspace
+from .workspace import REPORT, Workspace
 
-__all__ = ["reduce_scan", "reduce_together"]
+__all__ = ["Finished", "ScanRequest", "Wanted", "advance", "reduce_scan", "reduce_together"]
 
 LONGEST_STAGE = 7 * 86400.0
 """Seconds that a process waits for the others, which may be reconstructing; one that ends is noticed at once."""
-_BEFORE_ANY_STAGE = {"identity.json", "times.jsonl"}
-"""What is put into the scratch folder to tell whether the result is there."""
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """What is to be reduced, and where to.
+
+    Attributes
+    ----------
+    path : Path
+        The scan; it is opened read-only.
+    output : Path
+        Folder for the results.
+    settings : ReductionSettings
+        All settings.
+    overwrite : bool
+        Replace the results of other settings or of another scan.
+    """
+
+    path: Path
+    output: Path
+    settings: ReductionSettings
+    overwrite: bool = False
+
+    @property
+    def workspace(self) -> Workspace:
+        """Output and scratch folder."""
+        return Workspace(self.output, self.settings.compute.scratch)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Chunks of slices to be done before a reduction can go on.
+
+    Attributes
+    ----------
+    stage : str
+        ``reconstruct``, ``denoise`` or ``encode``.
+    task : PieceTask
+        Does a chunk, in any process that sees the scan, the output folder and the scratch folder.
+    chunks : tuple of slice
+        Those to be done, in any order; what each gives goes to `quietbeam.beamline.pieces.note_piece`.
+    """
+
+    stage: str
+    task: PieceTask
+    chunks: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The result is there.
+
+    Attributes
+    ----------
+    was_done : bool
+        True if nothing had been left to do.
+    """
+
+    was_done: bool
+
+
+def advance(request: ScanRequest, group: Group | None = None) -> Wanted | Finished:
+    """Reduce a scan as far as chunks of slices are wanted that another process may do.
+
+    What is on the disk is taken up, so each call may be made by another process. A scan takes four: up to its
+    reconstruction, its training, its codec, its end.
+
+    Parameters
+    ----------
+    request : ScanRequest
+        The scan. The caller holds the lock of its workspace, over all calls and all chunks.
+    group : Group, optional
+        Processes that train together; this is the first of them. They wait for a call that trains.
+
+    Returns
+    -------
+    Wanted or Finished
+        What to do before the next call, or that there is none.
+
+    Raises
+    ------
+    QuietbeamError
+        If the scan or the settings are refused, or a stage cannot be done; what was done is kept for the next call.
+    """
+    scan = open_scan(request.path, request.settings.scan)
+    keep_apart(scan, request.workspace)
+    try:
+        return Finished(not _reduce(scan, request, Elsewhere(), Silence(), group))
+    except PiecesWanted as wanted:
+        return Wanted(wanted.stage, wanted.task, tuple(wanted.chunks))
 
 
 def reduce_scan(
@@ -73,22 +160,30 @@ def reduce_scan(
     ReductionError
         If a stage cannot be done; what was done is kept for the next call.
     """
+    request = ScanRequest(path, output, settings, overwrite)
     scan = open_scan(path, settings.scan)
-    _keep_apart(scan, output)
-    workspace = Workspace(output)
-    with workspace.locked(), _nothing_left_of_a_refusal(workspace):
-        job = Job(scan, settings, workspace, progress)
-        if _is_done(job, overwrite):
+    keep_apart(scan, request.workspace)
+    with request.workspace.locked():
+        return _reduce(scan, request, Here(), progress, group)
+
+
+def _reduce(scan: Scan, request: ScanRequest, pieces: Pieces, progress: JobProgress, group: Group | None) -> bool:
+    """Do all that is left; tell whether that was anything."""
+    workspace = request.workspace
+    workspace.make_scratch()
+    with nothing_left_of_a_refusal(workspace):
+        job = Job(scan, request.settings, workspace, progress, pieces)
+        if is_done(job, request.overwrite):
             workspace.clean()
             return False
-        check_space(scan, settings, output)
+        check_space(scan, request.settings, request.output)
         reduction = Reduction(job, group)
         reduction.run()
         with workspace.timed("report"), progress.stage("report", 1) as step:
-            write_atomically(output / REPORT, render_report(make_report(reduction)).encode())
+            write_atomically(request.output / REPORT, render_report(make_report(reduction)).encode())
             step.advance()
         job.check_unchanged()
-        write_manifest(output, manifest_content(reduction))
+        write_manifest(request.output, manifest_content(reduction))
         workspace.clean()
     return True
 
@@ -128,64 +223,3 @@ def _refuse_batch(group: Group, batch_size: int) -> None:
             f"pairs.batch_size must be at least the number of processes, {group.size}, got {batch_size}: set "
             f"pairs.batch_size={group.size} or a multiple, or start fewer processes"
         )
-
-
-def _keep_apart(scan: Scan, output: Path) -> None:
-    """Refuse to put results in the place of raw data, or among the frames of a folder."""
-    workspace, raw = Workspace(output.resolve()), scan.path.resolve()
-    ours = {workspace.output / name for name in (*FILES, *OPTIONAL_FILES, MANIFEST, METRICS, PREVIEW)}
-    ours |= {workspace.scratch / name for name in SCRATCH_FILES}
-    among_frames = raw.is_dir() and (workspace.output == raw or raw in workspace.output.parents)
-    if among_frames or ours & {source.resolve() for source in scan.sources}:
-        raise ReductionError(f"{output}: the scan {scan.path} lies there itself; choose another -o")
-
-
-@contextmanager
-def _nothing_left_of_a_refusal(workspace: Workspace) -> Iterator[None]:
-    """Take the scan's hashes away again where a command is refused beside a result; what a stopped job left stays."""
-    there = set(workspace.scratch.glob("*"))
-    try:
-        yield
-    except QuietbeamError:
-        new = set(workspace.scratch.glob("*")) - there
-        if (workspace.output / MANIFEST).exists() and {path.name for path in new} <= _BEFORE_ANY_STAGE:
-            for path in new:
-                path.unlink()
-        raise
-
-
-def _is_done(job: Job, overwrite: bool) -> bool:
-    """Tell whether the result is there; refuse to replace another one unasked."""
-    path = job.workspace.output / MANIFEST
-    if not path.exists():
-        return False
-    try:
-        manifest = read_manifest(path)
-    except ArchiveError as error:
-        if overwrite:
-            return False
-        raise ReductionError(f"{error}; choose another -o, or say --overwrite") from error
-    _reuse_identity(job, manifest["input"].get("identity"))
-    if manifest["key"] == job.keys.result:
-        return _is_intact(path.parent, manifest["files"], by_content=overwrite)
-    if not overwrite:
-        raise ReductionError(
-            f"{path.parent}: holds the results of another scan or of other settings; "
-            "choose another -o, or say --overwrite"
-        )
-    return False
-
-
-def _is_intact(output: Path, files: dict[str, Any], *, by_content: bool) -> bool:
-    """Tell whether the files of a result are there with their sizes, and where asked their content."""
-    paths = {name: output / name for name in files}
-    if not all(path.is_file() and path.stat().st_size == files[name]["bytes"] for name, path in paths.items()):
-        return False
-    return not by_content or all(file_sha256(path) == files[name]["sha256"] for name, path in paths.items())
-
-
-def _reuse_identity(job: Job, identity: Any) -> None:
-    """Take the scan's hashes from an earlier run when its files have not changed since."""
-    signature = file_signature(job.scan)
-    if isinstance(identity, dict) and identity.get("signature") == signature:
-        job.workspace.record("identity", stage_key("identity", signature)).store(identity)

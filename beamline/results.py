@@ -49,15 +49,15 @@ def numbers(reduction: Reduction) -> dict[str, float]:
     """
     voxels = math.prod(reduction.slices.shape)
     archive_bytes = (reduction.workspace.output / ARCHIVE).stat().st_size
-    squared = sum(record["sum_squared_error"] for record in reduction.encoded) / voxels
-    span = reduction.range[1] - reduction.range[0]
+    squared = sum(record["sum_squared_error"] for record in reduction.payloads.records) / voxels
+    span = reduction.denoised.range[1] - reduction.denoised.range[0]
     exact = squared == 0 or span == 0
     return {
         "archive_bytes": archive_bytes,
         "volume_bytes": 4 * voxels,
         "bits_per_voxel": 8 * archive_bytes / voxels,
-        "latent_bytes": sum(record["num_latent_bytes"] for record in reduction.encoded),
-        "residual_bytes": sum(record["num_residual_bytes"] for record in reduction.encoded),
+        "latent_bytes": sum(record["num_latent_bytes"] for record in reduction.payloads.records),
+        "residual_bytes": sum(record["num_residual_bytes"] for record in reduction.payloads.records),
         "psnr": math.inf if exact else 20 * math.log10(span) - 10 * math.log10(squared),
         "max_error": reduction.max_error,
         "largest_error": reduction.largest_error,
@@ -129,20 +129,20 @@ def _disagreement(reduction: Reduction) -> list[str]:
 def _horizontal(reduction: Reduction) -> SlicePair:
     middle = reduction.slices.shape[0] // 2
     noisy = reduction.slices.full(np.array([middle]))[0]
-    return SlicePair(noisy, reduction.denoised[middle], f"slice {middle} of {reduction.slices.shape[0]}")
+    return SlicePair(noisy, reduction.denoised.volume[middle], f"slice {middle} of {reduction.slices.shape[0]}")
 
 
 def _vertical(reduction: Reduction) -> SlicePair:
     middle = reduction.slices.shape[1] // 2
-    # Slice by slice: one read across all slices would map the whole file.
+    # Slice by slice: one read across a piece would map all of it.
     sections = np.stack([reduction.slices.volume[index, :, middle] for index in range(reduction.slices.shape[0])])
-    denoised = np.stack([reduction.denoised[index, middle] for index in range(reduction.slices.shape[0])])
+    denoised = np.stack([reduction.denoised.volume[index, middle] for index in range(reduction.slices.shape[0])])
     noisy = np.einsum("k,skx->sx", reduction.slices.shares, sections, dtype=np.float32)
     return SlicePair(noisy, denoised, f"row {middle} of {reduction.slices.shape[1]}")
 
 
 def _losses(reduction: Reduction) -> list[LossCurve]:
-    curves = [("denoising network", reduction.history), ("codec", reduction.codec_history)]
+    curves = [("denoising network", reduction.history), ("codec", reduction.codec.history)]
     return [_loss_curve(name, history) for name, history in curves if history]
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quietbeam.reconstruction.caveats import Caveat
-from quietbeam.reconstruction.noise import noise_of_sections
 from quietbeam.reconstruction.rotation_axis import RotationAxis
 
 from .axis_search import find_axis
@@ -19,9 +18,10 @@ from .estimate import check_space
 from .feasibility import check_volume
 from .geometry import SliceGeometry, choose_geometry
 from .job import Job
+from .reconstruct_pieces import ReconstructTask
 from .scan import Scan
-from .sinograms import clean_sinograms, count_caveats, phase_caveats, phase_decision, refuse_empty
-from .volume_file import VolumeFile
+from .sinograms import count_caveats, phase_caveats, phase_decision, refuse_empty
+from .volume_pieces import VolumePieces
 
 __all__ = ["SectionSlices", "reconstruct_scan"]
 
@@ -40,7 +40,7 @@ class SectionSlices(NamedTuple):
         Where the axis is.
     geometry : SliceGeometry
         Sections and width of the slices.
-    volume : VolumeFile
+    volume : VolumePieces
         float32, shape (slice, section, y, x).
     noise : float
         Standard deviation of the noise of the reconstruction from all projections.
@@ -49,7 +49,7 @@ class SectionSlices(NamedTuple):
     scan: Scan
     axis: RotationAxis
     geometry: SliceGeometry
-    volume: VolumeFile
+    volume: VolumePieces
     noise: float
 
     @property
@@ -97,7 +97,7 @@ def reconstruct_scan(job: Job, *, num_threads: int) -> SectionSlices:
     axis = _find_axis(job, scan)
     geometry = _choose_geometry(job, scan, axis)
     job.doubt(_few_projections(geometry))
-    volume, noise = _reconstruct(job, scan, geometry, num_threads)
+    volume, noise = _reconstruct(job, scan, axis, geometry, num_threads)
     return SectionSlices(scan, axis, geometry, volume, noise)
 
 
@@ -154,22 +154,28 @@ def _choose_geometry(job: Job, scan: Scan, axis: RotationAxis) -> SliceGeometry:
     return geometry
 
 
-def _reconstruct(job: Job, scan: Scan, geometry: SliceGeometry, num_threads: int) -> tuple[VolumeFile, float]:
+def _reconstruct(
+    job: Job, scan: Scan, axis: RotationAxis, geometry: SliceGeometry, num_threads: int
+) -> tuple[VolumePieces, float]:
     settings, size = job.settings, geometry.slice_size
-    journal = job.workspace.journal("sections", job.keys.sections(geometry.rotation_axis))
-    volume = job.workspace.volume("sections", (scan.num_rows, len(geometry.sections), size, size), journal)
+    journal = job.workspace.journal("reconstruct", job.keys.sections(axis.column))
+    folder = job.workspace.pieces("sections", journal)
+    task = ReconstructTask(
+        key=journal.key,
+        path=job.scan.path.absolute(),
+        settings=settings.model_copy(update={"scan": settings.scan.absolute()}),
+        bad=tuple(np.flatnonzero(~np.isin(job.scan.order, scan.order)).tolist()),
+        rotation_axis=axis.column,
+        sees_beyond=axis.sees_beyond,
+        folder=folder,
+        num_threads=num_threads,
+    )
     rows = chunk_rows(scan, settings, slice_size=size)
-    for chunk in job.chunks("reconstruct", journal, total=scan.num_rows, size=rows):
-        sinograms, counts = clean_sinograms(scan, chunk, job.keys.sinograms, num_threads=num_threads)
-        slices = geometry.reconstruct(
-            sinograms, settings.reconstruction, pixel_size=scan.pixel_size, num_threads=num_threads
-        )
-        volume.write(chunk.start, slices)
-        noise = noise_of_sections(slices, geometry.shares).tolist()
-        journal.append({"stop": chunk.stop, "noise": noise, "counts": dict(counts)})
-    _tell_counts(job, sum((Counter(record["counts"]) for record in journal.records), Counter()))
+    records = job.do_pieces("reconstruct", journal, task, total=scan.num_rows, size=rows)
+    _tell_counts(job, sum((Counter(record["counts"]) for record in records), Counter()))
     job.decide("reconstruction", settings.reconstruction.method, f"filter {settings.reconstruction.filter}")
-    return volume, float(np.median([noise for record in journal.records for noise in record["noise"]]))
+    volume = VolumePieces.of(folder, (scan.num_rows, len(geometry.sections), size, size), records)
+    return volume, float(np.median([noise for record in records for noise in record["noise"]]))
 
 
 def _tell_counts(job: Job, counts: Counter[str]) -> None:

@@ -45,6 +45,12 @@ class ComputeSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
     chunk_slices: int = Field(16, ge=1, description="Slices reconstructed together; fewer where memory is short.")
     tile_size: int = Field(512, ge=32, description="Side of the tiles that the network is applied to, pixels.")
+    scratch: Path | None = Field(
+        None, description="Folder for what is of use until the job is done; None: a folder work beside the results."
+    )
+    memory_gib: float | None = Field(
+        None, gt=0, description="Memory that the job may take, GiB; None: what is free when it is asked for."
+    )
 
 
 class ReductionSettings(BaseModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +101,6 @@ def _choices(settings: ScanSettings) -> dict[str, Any]:
     choices = settings.model_dump(mode="json", exclude=elsewhere)
     for name in ("flats", "darks"):
         choices[name] = str(choices[name] or "").partition(":/")[2]
-    if not re.fullmatch(r"[-+.\d]+:[-+.\d]+", choices["angles"] or ""):
+    if not settings.has_angle_steps:
         choices["angles"] = None
     return choices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from quietbeam.reconstruction.errors import LockedError, ReductionError
 
-from .atomic import sync
-from .journal import Journal, StageRecord
-from .volume_file import VolumeFile
+from .atomic import remove, sync
+from .journal import Journal, StageRecord, whole_lines
+from .piece_folder import take_up_pieces
 
 __all__ = [
     "ARCHIVE",
@@ -35,16 +36,23 @@ METRICS, PREVIEW = "training.jsonl", "training.png"
 """Written while the network learns, to be looked at meanwhile: no part of the result."""
 START = "start.safetensors"
 """Copy of the network that training begins with, in the scratch folder."""
-RECORDS = ("identity", "screen", "axis", "start", "threads", "plan", "codec-plan")
-JOURNALS = ("sections", "denoised", "payloads", "times")
-VOLUMES = ("sections", "denoised", "disagreement")
+CODEC, TRAINED = "codec.packed", "trained.safetensors"
+"""Codec and network as processes that do pieces take them from the scratch folder."""
+RECORDS = ("identity", "screen", "axis", "start", "threads", "plan", "codec-plan", "codec")
+PIECE_STAGES = ("reconstruct", "denoise", "encode")
+PIECES = dict.fromkeys(("sections", "denoised", "disagreement", "held-out"), ".npy") | {"payloads": ".bin"}
+"""Folders in the scratch folder, and the suffix of the files in them."""
 SCRATCH_FILES = (
     *(f"{name}.json" for name in RECORDS),
-    *(f"{name}.jsonl" for name in JOURNALS),
-    *(f"{name}.npy" for name in VOLUMES),
-    *("payloads.bin", START, "training.safetensors", "codec.safetensors", ARCHIVE),
+    *(f"{name}.jsonl" for name in (*PIECE_STAGES, "compare", "times")),
+    *(START, TRAINED, CODEC, "training.safetensors", "codec.safetensors"),
 )
-"""All that is ever put into the scratch folder, and so all that is ever removed from it."""
+"""With the folders, all that is ever put into the scratch folder, and so all that is ever removed from it."""
+STAGES = (
+    *("identify", "screen", "rotation axis", "reconstruct", "train", "denoise", "fit codec", "encode", "archive"),
+    "report",
+)
+"""Those that take time, in their order."""
 
 
 class Workspace:
@@ -54,11 +62,14 @@ class Workspace:
     ----------
     output : Path
         Folder of the run; made if it is not there.
+    scratch : Path, optional
+        Folder for the scratch folders of many runs, told apart by where their results go; None takes ``work`` in the
+        output folder.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, scratch: Path | None = None) -> None:
         self.output = output
-        self.scratch = output / "work"
+        self.scratch = scratch / _scratch_name(output) if scratch else output / "work"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -77,12 +88,21 @@ class Workspace:
                 f"{self.output}: another process is at work here; wait for it, or choose another -o"
             ) from None
         try:
-            self.scratch.mkdir(exist_ok=True)
+            self.make_scratch()
             yield
         finally:
             with contextlib.suppress(OSError):  # a refused job leaves nothing in it
                 self.scratch.rmdir()
             lock.release()
+
+    def make_scratch(self) -> None:
+        """Make the scratch folder if it is not there."""
+        try:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ReductionError(
+                f"{self.scratch}: cannot be made ({error.strerror}): set compute.scratch to one that can be written"
+            ) from error
 
     def forget_result(self) -> None:
         """Take away the manifest of an earlier result, before the first of its files is replaced."""
@@ -95,16 +115,15 @@ class Workspace:
 
     def journal(self, stage: str, key: str) -> Journal:
         """Give the journal of a stage that is done part by part."""
-        return Journal(self.scratch / f"{stage}.jsonl", key)
+        return Journal(self.journal_path(stage), key)
 
-    def volume(self, name: str, shape: tuple[int, ...], journal: Journal) -> VolumeFile:
-        """Open the volume that a journal speaks of, or make it if the journal is empty."""
-        path = self.scratch / f"{name}.npy"
-        if not journal.records or not path.exists():
-            if journal.records:
-                raise ReductionError(f"{path} has gone since the job was stopped: remove {self.scratch} to begin anew")
-            return VolumeFile.create(path, shape)
-        return VolumeFile(path)
+    def journal_path(self, stage: str) -> Path:
+        """Name the journal of a stage."""
+        return self.scratch / f"{stage}.jsonl"
+
+    def pieces(self, name: str, journal: Journal) -> Path:
+        """Give the folder of the pieces that a journal speaks of; where the two do not agree, both forget a piece."""
+        return take_up_pieces(self.scratch / name, journal, PIECES[name])
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -116,16 +135,28 @@ class Workspace:
             self.journal("times", "times").append({"stage": stage, "seconds": time.monotonic() - began})
 
     def times(self) -> dict[str, float]:
-        """Seconds of each stage, over all runs of the command."""
-        seconds: dict[str, float] = {}
-        for record in self.journal("times", "times").records:
-            seconds[record["stage"]] = seconds.get(record["stage"], 0) + record["seconds"]
-        return seconds
+        """Seconds of each stage, over all runs of the command and, where chunks were done elsewhere, all processes."""
+        noted = self.journal("times", "times").records
+        for stage in PIECE_STAGES:
+            lines = whole_lines(self.journal_path(stage))
+            noted += [{"stage": stage, "seconds": line["seconds"]} for line in lines if "seconds" in line]
+        names = [stage for stage in STAGES if any(record["stage"] == stage for record in noted)]
+        times = dict.fromkeys(names, 0.0)
+        for record in noted:
+            times[record["stage"]] = times.get(record["stage"], 0) + record["seconds"]
+        return times
 
     def clean(self) -> None:
         """Remove what the stages left in the scratch folder, and the folder if nothing else lies in it."""
         for name in SCRATCH_FILES:
             (self.scratch / name).unlink(missing_ok=True)
             (self.scratch / f".{name}.partial").unlink(missing_ok=True)
+        for name in PIECES:
+            remove(self.scratch / name)
         with contextlib.suppress(OSError):  # something of somebody else is in it
             self.scratch.rmdir()
+
+
+def _scratch_name(output: Path) -> str:
+    place = str(output.resolve())
+    return f"{output.resolve().name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"

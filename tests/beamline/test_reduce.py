@@ -187,7 +187,7 @@ def test_output_among_the_raw_data_is_refused(tmp_path):
     assert not (raw / "out").exists()
 
 
-@pytest.mark.parametrize("place", ["denoised.h5", "work/denoised.h5", "work/sections.npy"])
+@pytest.mark.parametrize("place", ["denoised.h5", "work/reconstruct.jsonl", "work/sections/0/1.npy"])
 def test_a_scan_in_the_place_of_a_result_is_not_replaced(scan, tmp_path, place):
     raw = tmp_path / "out" / place
     raw.parent.mkdir(parents=True)

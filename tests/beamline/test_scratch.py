@@ -1,15 +1,16 @@
 """The files that survive a crash: atomic files, journals, volumes, payloads."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from quietbeam.beamline.atomic import atomic_path, file_sha256, write_atomically
-from quietbeam.beamline.journal import Journal, StageRecord, stage_key
+from quietbeam.beamline.journal import Journal, StageRecord, note, stage_key
 from quietbeam.beamline.manifest import read_manifest
-from quietbeam.beamline.payload_file import PayloadFile
-from quietbeam.beamline.volume_file import VolumeFile
+from quietbeam.beamline.payload_pieces import PayloadPieces, write_payload
+from quietbeam.beamline.volume_pieces import VolumePieces, write_slices
 from quietbeam.beamline.workspace import Workspace
 from quietbeam.reconstruction.errors import ArchiveError, LockedError, ReductionError
 
@@ -63,31 +64,66 @@ def test_a_broken_journal_is_begun_anew(tmp_path, content):
     assert Journal(path, "key").records == []
 
 
-def test_volume_file_reads_what_was_written(tmp_path):
-    volume = VolumeFile.create(tmp_path / "volume.npy", (7, 5, 6))
+INDICES = [
+    np.s_[2],
+    np.s_[-1, 1],
+    np.s_[3, 2:4, -1],
+    np.s_[:],
+    np.s_[1:6, 2:4, -1],
+    np.s_[0:7:3],
+    np.s_[-3:, ::2],
+    np.s_[4:4],
+    np.s_[5:100, 0, 0],
+]
+
+
+@pytest.mark.parametrize("edges", [(0, 7), (0, 4, 7), (0, 1, 2, 3, 4, 5, 6, 7)])
+def test_a_volume_in_pieces_reads_as_an_array(tmp_path, edges):
     values = np.random.default_rng(0).normal(size=(7, 5, 6)).astype(np.float32)
-    volume.write(4, values[4:])
-    volume.write(0, values[:4])
-    np.testing.assert_array_equal(VolumeFile(volume.path)[1:6, 2:4, -1], values[1:6, 2:4, -1])
-    np.testing.assert_array_equal(np.load(volume.path), values)
+    chunks = [slice(start, stop) for start, stop in pairwise(edges)]
+    for chunk in reversed(chunks):
+        write_slices(tmp_path, chunk, values[chunk])
+    volume = VolumePieces.of(tmp_path, values.shape, [{"stop": chunk.stop} for chunk in chunks])
+    for index in INDICES:
+        np.testing.assert_array_equal(volume[index], values[index])
     part = volume[2]
     part[:] = 0
     np.testing.assert_array_equal(volume[2], values[2])
-    with pytest.raises(ValueError, match=r"does not fit at 5"):
-        volume.write(5, values[:3])
+    volume.save(tmp_path / "whole.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "whole.npy"), values)
+    with pytest.raises(IndexError):
+        volume[7]
+    with pytest.raises(ValueError, match="ascending"):
+        volume[::-1]
 
 
-def test_payloads_are_written_over_what_a_crash_left(tmp_path):
-    journal = Journal(tmp_path / "payloads.jsonl", "key")
-    payloads = PayloadFile(tmp_path / "payloads.bin", journal)
-    journal.append(payloads.append(b"first") | {"crc32": 1, "largest_error": 0.5})
-    payloads.append(b"lost: never came into the journal")
-    journal.append(payloads.append(b"second") | {"crc32": None, "largest_error": 0.0})
-    again = PayloadFile(payloads.path, Journal(journal.path, "key"))
-    assert list(again) == [(b"first", 1, 0.5), (b"second", None, 0.0)]
-    payloads.path.write_bytes(b"firzt" + b"second")
-    with pytest.raises(ReductionError, match=r"payloads\.bin: damaged on the disk"):
-        list(again)
+def test_a_piece_of_another_size_is_told(tmp_path):
+    write_slices(tmp_path, slice(0, 2), np.zeros((2, 3), np.float32))
+    write_slices(tmp_path, slice(2, 4), np.zeros((2, 3), np.float32))
+    volume = VolumePieces(tmp_path, (4, 3), (0, 2, 4))
+    path = tmp_path / "00000002-00000004.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ReductionError, match=r"00000002-00000004\.npy: .* run the command again"):
+        volume[:]
+    np.save(path, np.zeros((2, 4), np.float32))
+    with pytest.raises(ReductionError, match=r"expected float32 of shape \(2, 3\), got float32 of \(2, 4\)"):
+        volume[3]
+    with pytest.raises(ValueError, match="expected 2 slices from 4 on, got 3"):
+        write_slices(tmp_path, slice(4, 6), np.zeros((3, 3), np.float32))
+    with pytest.raises(ValueError, match="expected pieces of 5 slices, got 4"):
+        VolumePieces.of(tmp_path, (5, 3), [{"stop": 2}, {"stop": 4}])
+
+
+def test_payloads_are_read_in_order_and_checked(tmp_path):
+    records = [
+        {"start": 0, "stop": 4, "sha256": write_payload(tmp_path, slice(0, 4), b"first"), "crc32": 1},
+        {"start": 4, "stop": 6, "sha256": write_payload(tmp_path, slice(4, 6), b"second"), "crc32": None},
+    ]
+    payloads = PayloadPieces(tmp_path, [record | {"largest_error": 0.5} for record in records])
+    assert list(payloads) == [(b"first", 1, 0.5), (b"second", None, 0.5)]
+    write_payload(tmp_path, slice(0, 4), b"firzt")
+    with pytest.raises(ReductionError, match=r"00000000-00000004\.bin: damaged on the disk"):
+        list(payloads)
 
 
 def test_workspace_is_locked_for_others(tmp_path):
@@ -101,15 +137,33 @@ def test_workspace_is_locked_for_others(tmp_path):
         pass
 
 
-def test_a_lost_volume_is_not_taken_for_a_finished_one(tmp_path):
+def test_folder_and_journal_agree_on_what_is_done(tmp_path):
     workspace = Workspace(tmp_path / "out")
     with workspace.locked():
-        workspace.volume("sections", (2, 2), workspace.journal("sections", "key"))
-        journal = workspace.journal("sections", "key")
-        journal.append({"stop": 1})
-        (workspace.scratch / "sections.npy").unlink()
-        with pytest.raises(ReductionError, match=r"sections\.npy has gone"):
-            workspace.volume("sections", (2, 2), workspace.journal("sections", "key"))
+        journal = workspace.journal("reconstruct", "key")
+        folder = workspace.pieces("sections", journal)
+        for start in (4, 0, 8):
+            write_slices(folder, slice(start, start + 2), np.zeros((2, 3), np.float32))
+        for start in (4, 0, 6):
+            journal.append({"start": start, "stop": start + 2})
+        (folder / ".00000000-00000002.npy.1234.partial").write_bytes(b"left by a killed process")
+        journal = workspace.journal("reconstruct", "key")
+        assert workspace.pieces("sections", journal) == folder
+        assert [path.name for path in sorted(folder.iterdir())] == ["00000000-00000002.npy", "00000004-00000006.npy"]
+        assert [record["start"] for record in workspace.journal("reconstruct", "key").pieces()] == [0, 4]
+        late = workspace.pieces("sections", workspace.journal("reconstruct", "other key"))
+        assert not folder.exists()
+        with pytest.raises(FileNotFoundError):  # a process that was lost, and comes late with what is not wanted now
+            write_slices(folder, slice(0, 2), np.zeros((2, 3), np.float32))
+        assert not list(late.iterdir())
+
+
+def test_a_piece_counts_once_whoever_noted_it(tmp_path):
+    journal = Journal(tmp_path / "encode.jsonl", "key")
+    for start, stop in [(4, 8), (0, 4), (4, 8), (2, 6), (8, 9)]:
+        note(journal.path, {"start": start, "stop": stop})
+    pieces = Journal(journal.path, "key").pieces()
+    assert [(record["start"], record["stop"]) for record in pieces] == [(0, 4), (4, 8), (8, 9)]
 
 
 WHOLE = {
@@ -164,7 +218,7 @@ def test_a_torn_line_in_the_times_costs_that_line(tmp_path):
 def test_cleaning_leaves_what_is_not_ours(tmp_path):
     workspace = Workspace(tmp_path)
     with workspace.locked():
-        workspace.journal("sections", "key")
+        workspace.pieces("sections", workspace.journal("reconstruct", "key"))
         (workspace.scratch / "thesis.txt").write_text("years of work")
         workspace.clean()
         assert [path.name for path in workspace.scratch.iterdir()] == ["thesis.txt"]
