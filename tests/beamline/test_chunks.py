@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quietbeam.beamline.chunks import bytes_of_chunk
+from quietbeam.beamline.chunks import MEMORY_SHARE, bytes_of_chunk, chunk_rows, free_memory
 from quietbeam.beamline.scan import Scan, open_scan
 from quietbeam.reconstruction.polar_grid import grid_bytes
 
@@ -34,3 +34,12 @@ def test_each_row_counts_and_wider_slices_count_more(scan: Scan) -> None:
     one, two = (bytes_of_chunk(scan, settings, rows) for rows in (1, 2))
     assert two - one == one - bytes_of_chunk(scan, settings, 0) > 0
     assert bytes_of_chunk(scan, settings, 2, slice_size=2 * scan.num_columns) > 2 * two
+
+
+def test_the_memory_that_is_given_bounds_the_rows_of_a_chunk(scan: Scan) -> None:
+    settings = small_settings(compute__chunk_slices=16)
+    assert chunk_rows(scan, settings) == 16
+    for_three = (bytes_of_chunk(scan, settings, 3) + 1) / MEMORY_SHARE / 2**30
+    bounded = small_settings(compute__chunk_slices=16, compute__memory_gib=for_three)
+    assert chunk_rows(scan, bounded) == 3
+    assert free_memory(small_settings(compute__memory_gib=1e9)) < 2**50

@@ -21,11 +21,11 @@ STAGES = {
     "identify": ("work/identity.json", 1),
     "screen": ("work/screen.json", 1),
     "axis": ("work/axis.json", 1),
-    "reconstruct": ("work/sections.jsonl", 3),
+    "reconstruct": ("work/reconstruct.jsonl", 3),
     "train": ("work/training.safetensors", 1),
-    "denoise": ("work/denoised.jsonl", 3),
+    "denoise": ("work/denoise.jsonl", 3),
     "fit codec": ("work/codec.safetensors", 1),
-    "encode": ("work/payloads.jsonl", 2),
+    "encode": ("work/encode.jsonl", 2),
     "archive": ("denoised.h5", 1),
     "network": ("network.safetensors", 1),
     "report": ("report.html", 1),
@@ -102,8 +102,8 @@ def check_final_files(output):
 
 def test_a_journal_never_counts_a_chunk_twice(scan, tmp_path):
     output = tmp_path / "out"
-    kill_when(reduce_command(scan, output, *MORE), output / "work/sections.jsonl", 3)
-    journal = (output / "work/sections.jsonl").read_text()
+    kill_when(reduce_command(scan, output, *MORE), output / "work/reconstruct.jsonl", 3)
+    journal = (output / "work/reconstruct.jsonl").read_text()
     key = journal.splitlines()[0].split('"')[3]
-    stops = [record["stop"] for record in Journal(output / "work/sections.jsonl", key).records]
+    stops = [record["stop"] for record in Journal(output / "work/reconstruct.jsonl", key).records]
     assert stops == sorted(set(stops))

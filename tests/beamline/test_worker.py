@@ -86,7 +86,7 @@ def test_killed_job_and_killed_worker_go_on_where_they_were(queue, tmp_path):
     settings = settings_of(tmp_path / "out", lease_seconds=600)
     worker = start_worker(queue.path, settings)
     work_folder = tmp_path / "out" / output_name(queue.find(1).submission, "").name / "work"
-    trained, sections = work_folder / "training.safetensors", work_folder / "sections.npy"
+    trained, sections = work_folder / "training.safetensors", work_folder / "sections"
     wait_until(trained.exists)
     reconstructed = sections.stat().st_mtime_ns
     (child,) = children(worker.pid)
