@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from quietbeam.compress.codec import Codec, CodecSettings, LearnedCodec, codec, learned_codec
+from quietbeam.compress.codec_parts import HasParts
 from quietbeam.compress.packed_codec import pack_codec, read_packed, unpack_codec
 from quietbeam.compress.training import CodecTrainer
 
 from .atomic import file_sha256, write_atomically
 from .calibrate import epochs_for
+from .codec_reuse import decide_on_trained, read_trained
 from .epochs import train
 from .feasibility import codec_settings
 from .job import Job
@@ -34,12 +36,15 @@ class FittedCodec(NamedTuple):
     history : list of dict
         Losses of each epoch, where it was trained.
     state : bytes
-        What the archive stores for decoding.
+        What decoding needs.
+    learned : bool
+        Whether the file holds more than decoding needs, so that other scans could take the codec.
     """
 
     file: Path | None
     history: list[dict[str, float]]
     state: bytes
+    learned: bool
 
 
 def fit_codec(job: Job, volume: VolumePieces, key: str) -> FittedCodec:
@@ -62,23 +67,37 @@ def fit_codec(job: Job, volume: VolumePieces, key: str) -> FittedCodec:
     name = job.settings.archive.codec
     if name == OWN:
         job.decide("codec", name, "keeps the largest error by itself, nothing to train")
-        return FittedCodec(None, [], b"")
-    settings = codec_settings(job.settings)
-    file, history = _keep(job, volume, settings, key)
-    state = unpack_codec(name, read_packed(file), where=str(file)).to_bytes()
-    job.decide("codec", name, f"{len(state)} bytes to decode with, stored once")
-    return FittedCodec(file, history, state)
+        return FittedCodec(None, [], b"", learned=False)
+    file, history = _take(job, volume) or _keep(job, volume, key)
+    fitted = unpack_codec(name, read_packed(file), where=str(file))
+    state = fitted.to_bytes()
+    where = "stored once" if job.settings.archive.embed else "in a file that archives with the same decoder share"
+    job.decide("codec", name, f"{len(state)} bytes to decode with, {where}")
+    return FittedCodec(file, history, state, isinstance(fitted, HasParts))
+
+
+def _file(job: Job) -> Path:
+    return job.workspace.scratch.absolute() / CODEC
+
+
+def _take(job: Job, volume: VolumePieces) -> tuple[Path, list[dict[str, float]]] | None:
+    """Take the codec that is named, if one is."""
+    if (trained := read_trained(job.settings)) is None:
+        return None
+    decide_on_trained(job, trained, volume)
+    write_atomically(_file(job), pack_codec(trained))
+    return _file(job), []
 
 
 def _learns(name: str) -> bool:
     return hasattr(codec(name), "for_volume")
 
 
-def _keep(job: Job, volume: VolumePieces, settings: Any, key: str) -> tuple[Path, list[dict[str, float]]]:
+def _keep(job: Job, volume: VolumePieces, key: str) -> tuple[Path, list[dict[str, float]]]:
     """Make the codec once and keep it in the scratch folder; give its file and the losses."""
-    learns = _learns(job.settings.archive.codec)
+    settings, learns = codec_settings(job.settings), _learns(job.settings.archive.codec)
     epochs = _epochs(job, volume, settings, key) if learns else None
-    record, file = job.workspace.record("codec", stage_key(key, epochs)), job.workspace.scratch.absolute() / CODEC
+    record, file = job.workspace.record("codec", stage_key(key, epochs)), _file(job)
     kept = record.load()
     if kept is None or not file.is_file() or file_sha256(file) != kept["sha256"]:
         with job.workspace.timed("fit codec"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from quietbeam.compress.codec import Codec
 from quietbeam.compress.packed_codec import read_packed, unpack_codec
 
 from .codec_fitting import OWN, FittedCodec
+from .codec_reuse import decoder_share
 from .denoised_slices import DenoisedSlices
 from .job import Job
 from .journal import Record
@@ -122,7 +122,7 @@ def encode_scan(
         packed=fitted.file,
         max_error=max_error,
         keep_latents=archive.keep_latents,
-        decoder_share=len(fitted.state) / math.prod(shape),
+        decoder_share=decoder_share(archive, fitted.state, shape),
         folder=job.workspace.pieces("payloads", journal),
         num_threads=num_threads,
     )

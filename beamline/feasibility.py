@@ -16,7 +16,9 @@ from quietbeam.reconstruction.pairing import pair_sections
 from quietbeam.reconstruction.reconstructors import available_reconstructors
 from quietbeam.reconstruction.tomopy_backend import tomopy_is_installed
 
+from .codec_reuse import read_trained
 from .geometry import split
+from .network_reuse import check_reuse
 from .scan import Scan
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings, sinogram_halo
@@ -65,8 +67,10 @@ def check_feasible(scan: Scan, settings: ReductionSettings) -> None:
         )
     choose_device(settings.compute.device)
     codec_settings(settings)
+    read_trained(settings)
     _check_pairs(scan, settings)
     check_start(settings)
+    check_reuse(scan, settings)
     split(scan, Acquisition.from_angles(scan.theta), settings)
     sinogram_halo(scan, SinogramSettings.of(settings))
 

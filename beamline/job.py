@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from quietbeam.compress.packed_codec import packed_sha256
 from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import NotReadyError
 
@@ -67,7 +68,8 @@ class Job:
     @cached_property
     def keys(self) -> StageKeys:
         """Hashes of what each stage depends on."""
-        return StageKeys(self.identity["sha256"], self.settings, named_sha256(self.settings.warm_start))
+        network, codec = named_sha256(self.settings.warm_start), packed_sha256(self.settings.codec.trained)
+        return StageKeys(self.identity["sha256"], self.settings, network, codec)
 
     def check_unchanged(self) -> None:
         """Refuse a scan whose files were changed since they were hashed, and forget what was made of it."""

@@ -25,6 +25,7 @@ __all__ = [
     "ADVICE",
     "FORMAT",
     "FORMATS",
+    "FORMAT_APART",
     "IndexEntry",
     "chunk_name",
     "damage_of",
@@ -38,10 +39,10 @@ __all__ = [
     "write_text",
 ]
 
-FORMATS = ("quietbeam-archive-1", "quietbeam-archive-2")
+FORMATS = ("quietbeam-archive-1", "quietbeam-archive-2", "quietbeam-archive-3")
 """What is read."""
-FORMAT = FORMATS[-1]
-"""What is written."""
+FORMAT, FORMAT_APART = FORMATS[1:]
+"""What is written, with the decoder in the archive and in a file of its own."""
 ADVICE = "restore it from a copy or write it again"
 
 _INDEX_DIGEST = "index_sha256"
@@ -102,15 +103,15 @@ def write_text(file: h5py.File, name: str, data: bytes) -> None:
     file.create_dataset(name, (), kind, data=np.array(data, kind), track_times=False)
 
 
-def write_index(file: h5py.File, entries: Mapping[str, IndexEntry]) -> None:
-    """Store the index, one part in a line, and the attributes of the root group."""
+def write_index(file: h5py.File, entries: Mapping[str, IndexEntry], form: str = FORMAT) -> None:
+    """Store the index, one part in a line, and the attributes of the root group, the format among them."""
     rows = (
         f"{json.dumps(name)}: {json.dumps(entry.model_dump(by_alias=True, exclude_none=True), sort_keys=True)}"
         for name, entry in sorted(entries.items())
     )
     data = ("{\n" + ",\n".join(rows) + "\n}").encode()
     write_text(file, "index", data)
-    texts = {"format": FORMAT, _INDEX_DIGEST: hashlib.sha256(data).hexdigest(), "NX_class": "NXroot"}
+    texts = {"format": form, _INDEX_DIGEST: hashlib.sha256(data).hexdigest(), "NX_class": "NXroot"}
     for name, text in (texts | {"default": "preview"}).items():
         file.attrs[name] = np.bytes_(text.encode())
 

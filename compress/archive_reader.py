@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -19,7 +19,9 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .archive_file import (
     ADVICE,
+    FORMAT_APART,
     FORMATS,
+    IndexEntry,
     chunk_name,
     damage_of,
     read_bytes,
@@ -31,6 +33,7 @@ from .chunks import checksum, decode_chunk, is_exact, num_latent_bytes
 from .codec import Codec, codec
 from .header import ArchiveHeader
 from .preview import FACTORS, inflate_preview, read_preview
+from .shared_decoder import find_decoder
 
 __all__ = ["CACHE_BYTES", "Archive", "describe_part", "is_archive", "open_archive"]
 
@@ -40,9 +43,9 @@ CACHE_BYTES = 128 * 2**20
 Voxels = NDArray[Any]
 
 
-def open_archive(path: Path, *, cache_bytes: int = CACHE_BYTES) -> Archive:
+def open_archive(path: Path, *, cache_bytes: int = CACHE_BYTES, decoders: Sequence[Path] = ()) -> Archive:
     """Open an archive; see `Archive`, use it in a ``with`` statement."""
-    return Archive(Path(path), cache_bytes=cache_bytes)
+    return Archive(Path(path), cache_bytes=cache_bytes, decoders=decoders)
 
 
 def is_archive(path: Path) -> bool:
@@ -68,6 +71,8 @@ class Archive:
         The file.
     cache_bytes : int
         What the decoded chunks that are kept may take; the last one is kept in any case.
+    decoders : sequence of Path
+        Folders to look for the decoder in that an archive refers to, before those of `find_decoder`.
 
     Raises
     ------
@@ -77,8 +82,9 @@ class Archive:
         If there is no such file.
     """
 
-    def __init__(self, path: Path, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, path: Path, *, cache_bytes: int = CACHE_BYTES, decoders: Sequence[Path] = ()) -> None:
         self._path, self._cache_bytes = path, cache_bytes
+        self._absolute, self._decoders = path.absolute(), tuple(folder.absolute() for folder in decoders)
         self._cache = ChunkCache(cache_bytes)
         self._codec: Codec | None = None
         self._lock = Lock()
@@ -106,7 +112,7 @@ class Archive:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._path.absolute(), self._cache_bytes)
+        return _reopen, (self._absolute, self._cache_bytes, self._decoders)
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
         return (type(self).__name__, *(entry.sha256 for entry in self._index.values()))
@@ -243,10 +249,28 @@ class Archive:
         """Voxels along each side of a block of the preview; None in an archive of format 1."""
         return self._index["preview"].factor if "preview" in self._index else None
 
+    def part_bytes(self, name: str) -> int:
+        """Tell the size of a part as the index has it, 0 of one that the archive does not have."""
+        return self._index[name].num_bytes if name in self._index else 0
+
+    def entry(self, name: str) -> IndexEntry:
+        """Give what the index says of a part; `KeyError` if there is none of that name."""
+        return self._index[name]
+
+    @property
+    def shares_decoder(self) -> bool:
+        """Whether the decoder is no part of the file, but in one that several archives share."""
+        return self.format == FORMAT_APART
+
     def read_part(self, name: str) -> bytes:
-        """Read a data set of plain bytes and check it against the index; `ArchiveError` if it differs."""
+        """Read a data set of plain bytes and check it against the index; `ArchiveError` if it differs.
+
+        A decoder that is no part of the file is looked for, and `DecoderError` raised if there is none.
+        """
         if not self._file:
             raise ValueError(f"{self._path} is closed: open it again to read from it")
+        if name == "codec" and self.shares_decoder:
+            return find_decoder(self._index[name], self._absolute, self._decoders)
         with damage_of(self._path, name):
             data = read_bytes(self._file, name, self.format, self._num_bytes)
             if not self._index[name].fits(data):
@@ -285,7 +309,8 @@ class Archive:
             raise ArchiveError(f"{self._path}: is no quietbeam archive")
         if form not in FORMATS:
             raise ArchiveError(
-                f"{self._path}: expected the format {' or '.join(FORMATS)}, got {form}: a newer version may read it"
+                f"{self._path}: expected the format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {form}: a newer "
+                "version may read it"
             )
         return form
 
@@ -307,8 +332,8 @@ def describe_part(header: ArchiveHeader, name: str) -> str:
     return f"chunk {numbers.start // header.chunk_slices} (slices {numbers.start} to {numbers[-1]})"
 
 
-def _reopen(path: Path, cache_bytes: int) -> Archive:
-    return Archive(path, cache_bytes=cache_bytes)
+def _reopen(path: Path, cache_bytes: int, decoders: tuple[Path, ...]) -> Archive:
+    return Archive(path, cache_bytes=cache_bytes, decoders=decoders)
 
 
 def _split_index(index: Any, ndim: int) -> tuple[Any, tuple[Any, ...]]:

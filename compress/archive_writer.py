@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,35 @@ from numpy.typing import NDArray
 
 from quietbeam.reconstruction.errors import ArchiveError
 
-from .archive_file import IndexEntry, chunk_name, readable_json, sync, write_bytes, write_index, write_text
+from .archive_file import (
+    FORMAT,
+    FORMAT_APART,
+    IndexEntry,
+    chunk_name,
+    readable_json,
+    sync,
+    write_bytes,
+    write_index,
+    write_text,
+)
 from .archive_reader import Archive, describe_part
 from .chunks import CodedChunk, checksum, decode_chunk, is_exact, num_latent_bytes
 from .codec import Codec, codec
 from .header import ArchiveHeader
 from .preview import Preview, PreviewMaker, write_preview
+from .shared_decoder import store_decoder
 
-__all__ = ["write_archive"]
+__all__ = ["new_archive", "write_archive"]
 
 
-def write_archive(path: Path, chunks: Iterable[CodedChunk], header: ArchiveHeader, codec_state: bytes) -> None:
+def write_archive(
+    path: Path,
+    chunks: Iterable[CodedChunk],
+    header: ArchiveHeader,
+    codec_state: bytes,
+    *,
+    decoders: Path | None = None,
+) -> None:
     """Write an archive as a whole, or not at all; equal arguments give equal bytes.
 
     Each chunk is decoded, for the preview and to see that a decoder made from `codec_state` gives what the encoder saw.
@@ -37,6 +56,8 @@ def write_archive(path: Path, chunks: Iterable[CodedChunk], header: ArchiveHeade
         Shape, type, codec, error, metadata.
     codec_state : bytes
         From `Codec.to_bytes`; not stored if no chunk has latents.
+    decoders : Path, optional
+        Folder to store it in, under its hash, for the archive to refer to; by default the archive holds it.
 
     Raises
     ------
@@ -49,13 +70,27 @@ def write_archive(path: Path, chunks: Iterable[CodedChunk], header: ArchiveHeade
     OSError
         If the disk is full or not writable; what was under `path` is still there.
     """
-    path = Path(path)
+    with new_archive(Path(path), [decoders] if decoders else []) as file:
+        _Parts(file, header, codec_state, decoders).write(chunks)
+
+
+@contextmanager
+def new_archive(path: Path, decoders: Sequence[Path] = ()) -> Iterator[h5py.File]:
+    """Give a file to write an archive into; at the end it is read back, checked and renamed, or nothing is left of it.
+
+    Parameters
+    ----------
+    path : Path
+        The final name; an existing file is replaced.
+    decoders : sequence of Path
+        Where the decoder is that it refers to, if it does.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with h5py.File(partial, "w", libver=("v108", "v108"), track_times=False) as file:
-            _Parts(file, header, codec_state).write(chunks)
+            yield file
         sync(partial)
-        with Archive(partial) as archive:
+        with Archive(partial, decoders=decoders) as archive:
             archive.preview()
             for name in set(archive.parts) - {"preview"}:
                 archive.read_part(name)
@@ -68,8 +103,8 @@ def write_archive(path: Path, chunks: Iterable[CodedChunk], header: ArchiveHeade
 class _Parts:
     """The parts of an archive on their way into a file."""
 
-    def __init__(self, file: h5py.File, header: ArchiveHeader, codec_state: bytes) -> None:
-        self._file, self._header, self._codec_state = file, header, codec_state
+    def __init__(self, file: h5py.File, header: ArchiveHeader, codec_state: bytes, decoders: Path | None) -> None:
+        self._file, self._header, self._codec_state, self._decoders = file, header, codec_state, decoders
         self._codec: Codec | None = None
         self._index: dict[str, IndexEntry] = {}
         self._preview = PreviewMaker(header)
@@ -84,10 +119,19 @@ class _Parts:
             if number < self._header.num_chunks:
                 self._put_chunk(number, chunk)
         self._check_number(number + 1)
-        self._put("codec", self._codec_state if self._codec else b"")
+        form = self._put_decoder(self._codec_state if self._codec else b"")
         sizes = (entry.num_bytes for name, entry in self._index.items() if name.startswith("chunk"))
         self._put_preview(self._preview.finish(sum(sizes)))
-        write_index(self._file, self._index)
+        write_index(self._file, self._index, form)
+
+    def _put_decoder(self, state: bytes) -> str:
+        """Store what decoding needs, here or for several archives; give the format that this makes."""
+        if not state or self._decoders is None:
+            self._put("codec", state)
+            return FORMAT
+        store_decoder(state, self._decoders)
+        self._index["codec"] = IndexEntry.of(state)
+        return FORMAT_APART
 
     def _put(self, name: str, data: bytes, crc32: int | None = None) -> None:
         write_bytes(self._file, name, data)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ class CodecSettings(BaseModel):
 
 
 class CodecOptions(BaseModel):
-    """What a codec is told: how long to learn, and any of the settings of its own `settings_type`."""
+    """What a codec is told: how long to learn, any of the settings of its own `settings_type`, or whence to take it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,6 +84,12 @@ class CodecOptions(BaseModel):
     )
     epochs: int | None = Field(None, ge=1, description="epochs to train a learned codec; goes before the time")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="the codec's own settings, by name")
+    trained: Path | None = Field(
+        None, description="codec.safetensors of an earlier result, taken as it is; nothing is trained then"
+    )
+    reuse: Literal["per-scan", "first"] = Field(
+        "per-scan", description="in a series: each scan trains its codec, or all take that of the first"
+    )
 
     def for_codec(self, kind: type[Codec]) -> BaseModel:
         """Give the settings of a codec: its defaults, and what is set here; `ValidationError` if it has no such.

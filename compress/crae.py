@@ -47,6 +47,7 @@ from torch import Tensor, nn
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .codec import CodecSettings, SliceSource, register
+from .codec_parts import CodecParts, Normalisation, fill, parts_of_network
 from .decoder_size import choose_width, num_parameters
 from .entropy import IntegerDecoder, IntegerEncoder
 from .latent_rate import bits_per_latent, rounded_with_gradients
@@ -198,6 +199,29 @@ class CraeCodec:
         """Give the decoder as safetensors: float16 weights, float32 ``normalisation`` (mean, standard deviation)."""
         weights = {name: tensor.half().cpu().contiguous() for name, tensor in self._decoder.state_dict().items()}
         return save({**weights, "normalisation": torch.tensor([self._mean, self._std])})
+
+    @classmethod
+    def from_parts(cls, parts: CodecParts) -> Self:
+        """Build the codec that gave the parts; `ValueError` if they are none of this codec."""
+        settings, numbers = CraeSettings.model_validate(parts.settings), Normalisation.model_validate(parts.numbers)
+        if (width := settings.width) is None:
+            raise ValueError("the settings name no width")
+        with torch.device("meta"):
+            encoder = CraeEncoder(width, settings.latent_channels)
+            decoder = CraeDecoder(width, settings.latent_channels)
+        num_voxels, rate_weight = numbers.num_voxels, settings.rate_weight
+        built = cls(encoder, decoder, numbers.mean, numbers.std, num_voxels=num_voxels, rate_weight=rate_weight)
+        fill(built.network, parts.tensors)
+        return built
+
+    def to_parts(self) -> CodecParts:
+        """Give all that encoding and decoding need; `ValueError` if this codec only decodes."""
+        if not self._can_encode:
+            raise ValueError("this codec was read from an archive and only decodes: it cannot be packed")
+        sizes = {"width": self.width, "latent_channels": len(self._decoder.step)}
+        settings = CraeSettings.model_validate({**sizes, "rate_weight": self._rate_weight})
+        numbers = Normalisation(mean=self._mean, std=self._std, num_voxels=self._num_voxels)
+        return CodecParts(settings, numbers.model_dump(), parts_of_network(self.network))
 
     @property
     def width(self) -> int:

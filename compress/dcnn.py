@@ -33,13 +33,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import CodecSettings, SliceSource, register
+from .codec_parts import CodecParts, fill, parts_of_network
 from .decoder_size import num_parameters
 from .fixed_point import FRACTION_BITS
 from .integer_network import IntegerNetwork
@@ -72,6 +73,16 @@ class DcnnSettings(CodecSettings):
         0.05, gt=0, allow_inf_nan=False, description="share by which rounding the latents may raise the squared error"
     )
     weight_bits: int = Field(12, ge=4, le=16, description="bits of a weight of the stored decoder")
+
+
+class _Numbers(BaseModel):
+    """What a codec holds beside its networks and settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    num_voxels: int = Field(ge=1)
 
 
 def dcnn_encoder(latent_depth: int) -> nn.Sequential:
@@ -170,6 +181,25 @@ class DcnnCodec:
         """Give the latents' depth (varint), the values of 0 and 1 (float64), and the integers of the decoder."""
         head = varint(self._settings.latent_depth) + struct.pack("<dd", self._low, self._high)
         return head + tensors_to_bytes(self._integers())
+
+    @classmethod
+    def from_parts(cls, parts: CodecParts) -> Self:
+        """Build the codec that gave the parts; `ValueError` if they are none of this codec."""
+        settings, numbers = DcnnSettings.model_validate(parts.settings), _Numbers.model_validate(parts.numbers)
+        if not numbers.low < numbers.high:
+            raise ValueError(f"the values of 0 and 1 must ascend, got {numbers.low:g} and {numbers.high:g}")
+        with torch.device("meta"):
+            encoder, decoder = dcnn_encoder(settings.latent_depth), dcnn_decoder(settings.latent_depth)
+        built = cls(encoder, decoder, (numbers.low, numbers.high), settings, num_voxels=numbers.num_voxels)
+        fill(built.network, parts.tensors)
+        return built
+
+    def to_parts(self) -> CodecParts:
+        """Give all that encoding and decoding need; `ValueError` if this codec only decodes."""
+        if not self._can_encode:
+            raise ValueError("this codec was read from an archive and only decodes: it cannot be packed")
+        numbers = _Numbers(low=self._low, high=self._high, num_voxels=self._num_voxels)
+        return CodecParts(self._settings, numbers.model_dump(), parts_of_network(self.network))
 
     @property
     def num_parameters(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -39,6 +40,10 @@ class ArchiveSettings(BaseModel):
         gt=0,
         allow_inf_nan=False,
         description="largest error of a voxel, in the volume's units; not given: decided",
+    )
+    embed: bool = Field(True, description="the archive holds its decoder; else several share one in a file of its own")
+    decoders: Path | None = Field(
+        None, description="folder of shared decoders; not given: decoders, beside the output folder"
     )
 
 

@@ -41,6 +41,7 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import SliceSource, register
+from .codec_parts import CodecParts
 from .integer_tensors import integer_tensors, tensors_from_bytes, tensors_to_bytes
 from .siren import VALUE_BITS, Siren, Training, exact_siren, fit_siren, in_turns
 from .super_resolution import SuperResolution, exact_super_resolution, fit_super_resolution
@@ -51,6 +52,15 @@ _NUM_SHARED_PATCHES = 8
 _STORED_SETTINGS = ("downsampling", "channels", "width", "patch_size", "shared_operator")
 
 Doubles = NDArray[np.float64]
+
+
+class _Numbers(BaseModel):
+    """What a codec holds beside its settings and its operator."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    num_voxels: int = Field(ge=1)
 
 
 class InrSettings(BaseModel):
@@ -214,6 +224,22 @@ class InrCodec:
         """Give the settings that decoding needs, as varints, and the shared operator, if there is one."""
         numbers = [varint(int(getattr(self._settings, name))) for name in _STORED_SETTINGS]
         return b"".join([*numbers, self._operator or b""])
+
+    @classmethod
+    def from_parts(cls, parts: CodecParts) -> Self:
+        """Build the codec that gave the parts; `ValueError` if they are none of this codec."""
+        settings, numbers = InrSettings.model_validate(parts.settings), _Numbers.model_validate(parts.numbers)
+        state = cls(settings).to_bytes() + parts.tensors["operator"].numpy().tobytes()
+        operator = cls.from_bytes(state)._operator
+        return cls(settings, operator, seed=numbers.seed, num_voxels=numbers.num_voxels)
+
+    def to_parts(self) -> CodecParts:
+        """Give all that encoding and decoding need; `ValueError` if this codec only decodes."""
+        if self._seed is None:
+            raise ValueError("this codec was read from an archive and only decodes: it cannot be packed")
+        operator = torch.from_numpy(np.frombuffer(self._operator or b"", np.uint8).copy())
+        numbers = _Numbers(seed=self._seed, num_voxels=self._num_voxels)
+        return CodecParts(self._settings, numbers.model_dump(), {"operator": operator})
 
     @property
     def num_parameters(self) -> int:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from quietbeam.reconstruction.errors import ArchiveError
 
 from .bitstream import ByteReader, varint
 from .codec import CodecSettings, SliceSource
+from .codec_parts import CodecParts, Normalisation, fill, parts_of_network
 from .decoder_size import choose_width, num_parameters
 from .fixed_point import to_fixed
 from .importance import STEPS, WEIGHTS, Statistics, by_level, levels_of
@@ -176,9 +177,8 @@ class LatentCodec:
         settings = settings.model_copy(update={"width": width})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            encoder = cls.architecture.encoder(width, settings.latent_channels)
-            decoder = cls.architecture.decoder(width, settings.latent_channels)
-        built = cls(encoder, decoder, statistics, settings)
+            layers = cls._layers(width, channels)
+        built = cls(layers["encoder"], layers["decoder"], statistics, settings)
         if start is not None:
             built.network.load_state_dict(start.network.state_dict())
         return built
@@ -213,6 +213,26 @@ class LatentCodec:
         head = varint(self.width) + varint(self._settings.latent_channels)
         normalisation = struct.pack("<dd", self._statistics.mean, self._statistics.std)
         return head + normalisation + tensors_to_bytes(self._integers())
+
+    @classmethod
+    def from_parts(cls, parts: CodecParts) -> Self:
+        """Build the codec that gave the parts; `ValueError` if they are none of this codec."""
+        settings = cast("LatentCodecSettings", cls.settings_type.model_validate(parts.settings))
+        statistics = Statistics(**Normalisation.model_validate(parts.numbers).model_dump())
+        width, channels = settings.width, settings.latent_channels
+        if width is None or channels > cls._most_latent_channels():
+            raise ValueError(f"there is no {cls.name} of width {width} with {channels} latent channels")
+        with torch.device("meta"):
+            layers = cls._layers(width, channels)
+        built = cls(layers["encoder"], layers["decoder"], statistics, settings)
+        fill(built.network, parts.tensors)
+        return built
+
+    def to_parts(self) -> CodecParts:
+        """Give all that encoding and decoding need; `ValueError` if this codec only decodes."""
+        if not self._can_encode:
+            raise ValueError("this codec was read from an archive and only decodes: it cannot be packed")
+        return CodecParts(self._settings, self._statistics._asdict(), parts_of_network(self.network))
 
     @property
     def width(self) -> int:
@@ -288,6 +308,12 @@ class LatentCodec:
         latents = self.network["encoder"](((planes - mean) / std).to(next(self.network.parameters()).device))
         decoded = self.network["decoder"](latents)[:, 0, : chunk.shape[1], : chunk.shape[2]]
         return (decoded * std + mean).cpu().numpy(), latents.numel()
+
+    @classmethod
+    def _layers(cls, width: int, latent_channels: int) -> dict[str, nn.Sequential]:
+        """Build encoder and decoder."""
+        sizes = width, latent_channels
+        return {"encoder": cls.architecture.encoder(*sizes), "decoder": cls.architecture.decoder(*sizes)}
 
     @classmethod
     def _most_latent_channels(cls) -> int:

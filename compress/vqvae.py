@@ -44,6 +44,7 @@ from quietbeam.reconstruction.errors import ArchiveError
 from .bitstream import ByteReader, varint
 from .codebook_indices import decode_indices, encode_indices
 from .codec import CodecSettings, SliceSource, register
+from .codec_parts import CodecParts, Normalisation, fill, parts_of_network
 from .decoder_size import num_parameters
 from .entropy import IntegerDecoder, IntegerEncoder
 from .fixed_point import FRACTION_BITS, LARGEST_ACTIVATION, to_fixed
@@ -170,6 +171,22 @@ class VqvaeCodec:
         stored = encoder.to_bytes()
         head = varint(self._settings.latent_depth) + struct.pack("<dd", self._mean, self._std)
         return head + varint(len(stored)) + stored + tensors_to_bytes(self._integers())
+
+    @classmethod
+    def from_parts(cls, parts: CodecParts) -> Self:
+        """Build the codec that gave the parts; `ValueError` if they are none of this codec."""
+        settings, numbers = VqvaeSettings.model_validate(parts.settings), Normalisation.model_validate(parts.numbers)
+        with torch.device("meta"):
+            network = vqvae_network(settings.latent_depth)
+        fill(network, parts.tensors)
+        return cls(network, numbers.mean, numbers.std, settings, num_voxels=numbers.num_voxels)
+
+    def to_parts(self) -> CodecParts:
+        """Give all that encoding and decoding need; `ValueError` if this codec only decodes."""
+        if self._tensors is not None:
+            raise ValueError("this codec was read from an archive and only decodes: it cannot be packed")
+        numbers = Normalisation(mean=self._mean, std=self._std, num_voxels=self._num_voxels)
+        return CodecParts(self._settings, numbers.model_dump(), parts_of_network(self.network))
 
     @property
     def num_parameters(self) -> int:

@@ -12,8 +12,10 @@
         │   └── NetworkFileError    a file holds no trained network that can be used   (exit code 3)
         ├── QueueError      the queue of scans cannot be used, or cannot do this       (exit code 1)
         │   └── UnknownJobError     it holds no such job                               (exit code 1)
+        ├── ClusterError    no workers can be had for a series, or they are lost           (exit code 1)
         ├── PublishError    a catalogue cannot be told of a result, which is whole     (exit code 1)
         └── ArchiveError    an archive is damaged, cut short or of an unknown format   (exit code 7)
+            └── DecoderError    the decoder that it refers to is missing or damaged    (exit code 7)
 
 A caller's mistake in the arguments of a function is a plain ``ValueError`` or ``TypeError``.
 """
@@ -22,6 +24,8 @@ from __future__ import annotations
 
 __all__ = [
     "ArchiveError",
+    "ClusterError",
+    "DecoderError",
     "LockedError",
     "NetworkFileError",
     "NotReadyError",
@@ -81,6 +85,10 @@ class UnknownJobError(QueueError, LookupError):
     """No job, or more than one, is meant."""
 
 
+class ClusterError(QuietbeamError):
+    """The workers of a series cannot be had, do not fit, or cannot be reached any more; what they did is kept."""
+
+
 class PublishError(QuietbeamError):
     """A catalogue or folder could not be written to; the result itself is whole, and publishing can be tried again."""
 
@@ -89,3 +97,7 @@ class ArchiveError(QuietbeamError):
     """An archive is damaged, cut short, or of a format that this version does not know."""
 
     exit_code = 7
+
+
+class DecoderError(ArchiveError):
+    """The decoder that an archive refers to, in a file of its own, is missing or damaged; the archive may be whole."""

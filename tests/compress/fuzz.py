@@ -36,10 +36,11 @@ import h5py
 import numpy as np
 
 from quietbeam.compress.archive import Archive, ArchiveHeader, encode_chunk, open_archive, write_archive
-from quietbeam.compress.archive_file import IndexEntry, write_bytes, write_index, write_text
+from quietbeam.compress.archive_file import FORMAT_APART, IndexEntry, write_bytes, write_index, write_text
 from quietbeam.compress.chunks import checksum, decode_chunk
 from quietbeam.compress.codec import codec
 from quietbeam.compress.preview import Preview, read_preview, write_preview
+from quietbeam.compress.shared_decoder import DECODERS, store_decoder
 from quietbeam.reconstruction.errors import ArchiveError
 
 FAILURES = ("wrong", "error", "memory", "hang", "killed")
@@ -73,6 +74,7 @@ class Origin(NamedTuple):
     header: ArchiveHeader
     voxels: np.ndarray
     reduced: np.ndarray | None
+    form: str
 
 
 class Changed(NamedTuple):
@@ -93,7 +95,9 @@ def small_volume(shape: tuple[int, int, int]) -> np.ndarray:
     return volume
 
 
-def write_origin(path: Path, volume: np.ndarray, max_error: float, codec_name: str | None = None) -> None:
+def write_origin(
+    path: Path, volume: np.ndarray, max_error: float, codec_name: str | None = None, decoders: Path | None = None
+) -> None:
     """Write an archive of chunks of two slices; latents are kept."""
     made: Any = None
     if codec_name is not None:
@@ -113,7 +117,7 @@ def write_origin(path: Path, volume: np.ndarray, max_error: float, codec_name: s
         encode_chunk(made, volume[start : start + 2], max_error, keep_latents="always")
         for start in range(0, len(volume), 2)
     ]
-    write_archive(path, chunks, header, made.to_bytes() if made else b"")
+    write_archive(path, chunks, header, made.to_bytes() if made else b"", decoders=decoders)
 
 
 def make_origins(folder: Path, codecs: tuple[str, ...]) -> list[Origin]:
@@ -125,6 +129,8 @@ def make_origins(folder: Path, codecs: tuple[str, ...]) -> list[Origin]:
     write_origin(folder / "int16.h5", np.clip(9000 * ball, -(2**15), 2**15 - 1).astype(np.int16), 20)
     for name in codecs:
         write_origin(folder / f"{name}.h5", small_volume((3, 34, 33)), 0.01, name)
+    for name in codecs[:1]:
+        write_origin(folder / f"{name}-apart.h5", small_volume((3, 34, 33)), 0.01, name, folder / DECODERS)
     first = sorted((Path(__file__).parent / "archives" / "v1").glob("*.h5"))
     return [read_origin(path) for path in (*sorted(folder.glob("*.h5")), *first)]
 
@@ -137,7 +143,8 @@ def read_origin(path: Path) -> Origin:
         preview = read_preview(file, archive.header, factor, 2**20) if factor else None
         reduced = archive.preview() if factor else None
         name = f"{archive.format[-1]}:{path.stem}"
-        return Origin(name, path.read_bytes(), parts, preview, archive.header, archive[:], reduced)
+        content, form = path.read_bytes(), archive.format
+        return Origin(name, content, parts, preview, archive.header, archive[:], reduced, form)
 
 
 def change(origins: list[Origin], rng: np.random.Generator, scratch: Path) -> tuple[Origin, Changed]:
@@ -240,9 +247,14 @@ def rebuild(
     path = scratch / "rebuilt.h5"
     with h5py.File(path, "w", libver=("v108", "v108")) as file:
         for name, data in parts.items():
-            write_text(file, name, data or b" ") if name == "header" else write_bytes(file, name, data)
+            if name == "header":
+                write_text(file, name, data or b" ")
+            elif name == "codec" and origin.form == FORMAT_APART:
+                store_decoder(data, scratch / DECODERS)
+            else:
+                write_bytes(file, name, data)
         write_preview(file, preview, origin.header)
-        write_index(file, entries)
+        write_index(file, entries, origin.form)
     return Changed(path.read_bytes(), True, header.num_bytes, "")
 
 

@@ -1,11 +1,12 @@
 """Archives decode for ever: what is in archives/ is never written again; a new format or codec adds files of its own.
 
 Each folder is a format: ``v1`` was written by version 0.1. Beside each archive lie its voxels as they were decoded when
-it was written. `build` says how those of format 2 came about.
+it was written. `build` says how those of format 2 and 3 came about.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,11 @@ DEPENDS_ON_LIBRARY = {"crae", "jpeg2000", "jpeg2000z", "jpegxl", "sperr", "sz3"}
 """Their decoders compute in floating point, with instructions that depend on the processor: no golden archives."""
 
 
-def build(name: str, path: Path) -> None:
-    """Write an archive of format 2 with the latents of a codec; `lattice-uint16` is one of integers, lossless."""
+def build(name: str, path: Path, decoders: Path | None = None) -> None:
+    """Write an archive with the latents of a codec; `lattice-uint16` is one of integers, lossless.
+
+    It is of format 2, or of format 3 where there is a folder for its decoder.
+    """
     given = foam(SHAPE, num_voids=8)
     whole = name == "lattice-uint16"
     volume = np.rint(given * 20_000 + 1_000).clip(0, 65_535).astype(np.uint16) if whole else given
@@ -80,12 +84,22 @@ def build(name: str, path: Path) -> None:
         metadata={"name": name},
     )
     chunks = [encode_chunk(fitted, part, max_error, keep_latents="always") for part in (volume[:3], volume[3:])]
-    write_archive(path, chunks, header, state)
+    write_archive(path, chunks, header, state, decoders=decoders)
 
 
 def test_every_codec_that_decodes_alike_everywhere_has_a_golden_archive() -> None:
     names = {path.stem for path in (ARCHIVES / "v2").glob("*.h5")}
     assert names == {"lattice-uint16", *known_codecs()} - DEPENDS_ON_LIBRARY
+
+
+def test_todays_writer_gives_the_decoder_of_the_third_format(tmp_path: Path) -> None:
+    build("dcnn", tmp_path / "dcnn.h5", tmp_path / "decoders")
+    golden, today = (folder / "decoders" for folder in (ARCHIVES / "v3", tmp_path))
+    stored = sorted(golden.iterdir())
+    assert [file.stem for file in stored] == [hashlib.sha256(file.read_bytes()).hexdigest() for file in stored]
+    assert [len(file.read_bytes()) for file in today.iterdir()] == pytest.approx(
+        [len(file.read_bytes()) for file in stored], rel=0.01
+    )  # training may end with other last digits on another machine
 
 
 @pytest.mark.parametrize("name", [*sorted(OPTIONS), "lattice", "lattice-uint16"])
