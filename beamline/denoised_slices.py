@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from quietbeam.noise2inverse.checkpoint import load_network, network_bytes
+from quietbeam.noise2inverse.device_memory import DeviceLimit
 from quietbeam.noise2inverse.inference import denoise_slice, denoise_volume, plan_passes
 from quietbeam.noise2inverse.msd import MSD
 from quietbeam.noise2inverse.pairs import Pairs
@@ -41,15 +42,22 @@ class SliceDenoiser:
         All settings.
     device : torch.device
         Where.
+    limit : DeviceLimit
+        What fits into the memory of a GPU, as far as is known.
     """
 
     settings: ReductionSettings
     device: torch.device
+    limit: DeviceLimit = field(default_factory=DeviceLimit, compare=False)
 
     def denoise_slice(self, model: MSD, context: NDArray[np.float32]) -> NDArray[np.float32]:
         """Denoise the middle of some slices, shape (channel, y, x)."""
         tile_size, precision = self.settings.compute.tile_size, self.settings.inference.precision
         return denoise_slice(model, context, tile_size=tile_size, precision=precision, device=self.device)
+
+    def apply(self, model: MSD, context: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Do the same, with 0 outside the circle."""
+        return self.masked(self.denoise_slice(model, context))
 
     def denoise_chunk(self, model: MSD, pairs: Pairs, chunk: slice) -> NDArray[np.float32]:
         """Denoise some slices, mean and if asked for disagreement: float32, shape (1 or 2, slice, y, x)."""
@@ -67,6 +75,7 @@ class SliceDenoiser:
             tile_size=self.settings.compute.tile_size,
             precision=settings.precision,
             device=self.device,
+            limit=self.limit,
         )
         return self.masked(parts)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from quietbeam.noise2inverse.device_memory import DeviceLimit
 from quietbeam.noise2inverse.distributed import Group
 from quietbeam.noise2inverse.msd import MSD
 from quietbeam.noise2inverse.pairs import Pairs
@@ -60,6 +61,7 @@ class NetworkTraining:
     ) -> None:
         self.pairs, self.settings, self.group, self.progress = pairs, settings, group, progress
         self.start, self.scan = start, scan
+        self._limit = DeviceLimit(self._tell_limit)
 
     def choose_threads(self, most: int, chosen: int | None = None) -> int:
         """Take the threads asked for, or those with which a step takes least.
@@ -151,9 +153,16 @@ class NetworkTraining:
                 num_epochs=num_epochs,
                 start=self.start,
                 group=self.group,
+                limit=self._limit,
             )
         except ValueError as error:
             raise ReductionError(f"{self.scan}: {error}" if self.scan else str(error)) from error
+
+    def _tell_limit(self, num_crops: int) -> None:
+        self.progress.say(
+            f"the memory of the GPU does not suffice for a whole batch: {num_crops} crops at once from here on, whose "
+            "gradients are added to that of the batch"
+        )
 
     def _once(self, known: int | None, find: Callable[[], int]) -> int:
         """Take the first process's number, found by all together where it is not known."""

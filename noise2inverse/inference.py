@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from quietbeam.reconstruction.pairing import SectionPair
 
+from .device_memory import DeviceLimit
 from .msd import MSD
 from .tiled_network import Inputs, Outputs, Target, TiledNetwork
 from .tiles import Precision
@@ -199,6 +200,7 @@ def denoise_volume(
     precision: Precision = "float32",
     device: torch.device | None = None,
     on_slice: Callable[[int], None] | None = None,
+    limit: DeviceLimit | None = None,
 ) -> None:
     """Denoise a volume, slice by slice and tile by tile.
 
@@ -227,13 +229,18 @@ def denoise_volume(
         Where to compute; where the network is, if not given.
     on_slice : callable, optional
         Called with the number of each slice when it is done.
+    limit : DeviceLimit, optional
+        Largest tile for which the memory of a GPU sufficed, kept for other calls; where a tile does not fit, its side
+        is halved, which changes the result no more than another `tile_size`.
 
     Raises
     ------
     ValueError
         If there is no pass, or one only and the disagreement is wanted, or if a target has another shape.
+    ReductionError
+        If the memory of the GPU does not suffice even for small tiles.
     """
-    network = TiledNetwork(model, tile_size, precision, device)
+    network = TiledNetwork(model, tile_size, precision, device, limit)
     outputs = Outputs(target, disagreement, (model.out_channels, *inputs.shape[-2:]))
     for centre in range(inputs.shape[0]) if slices is None else slices:
         network.denoise(inputs, passes, centre, outputs, (centre - first,))
@@ -254,12 +261,13 @@ def denoise_time_steps(
     precision: Precision = "float32",
     device: torch.device | None = None,
     on_slice: Callable[[int], None] | None = None,
+    limit: DeviceLimit | None = None,
 ) -> None:
     """Denoise each time step of a dynamic scan, slice by slice and tile by tile.
 
     Parameters
     ----------
-    model, inputs, disagreement, slices, first, tile_size, precision, device, on_slice
+    model, inputs, disagreement, slices, first, tile_size, precision, device, on_slice, limit
         See `denoise_volume`.
     steps : sequence of sequences of sequences of int
         The passes of each time step; ``[[(t,)] for t in range(num_time_steps)]`` where each step is one section.
@@ -269,10 +277,10 @@ def denoise_time_steps(
 
     Raises
     ------
-    ValueError
+    ValueError, ReductionError
         As `denoise_volume`.
     """
-    network = TiledNetwork(model, tile_size, precision, device)
+    network = TiledNetwork(model, tile_size, precision, device, limit)
     shape = (len(steps), model.out_channels, *inputs.shape[-2:])
     outputs = Outputs(target, disagreement, shape)
     for centre in range(inputs.shape[0]) if slices is None else slices:

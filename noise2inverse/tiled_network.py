@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .device_memory import DeviceLimit
 from .msd import MSD
-from .tiles import Precision, Window, halo_of, tiles
+from .tiles import SMALLEST_TILE, Precision, Window, halo_of, tiles
 
 __all__ = ["Inputs", "Outputs", "Target", "TiledNetwork"]
 
@@ -102,9 +103,19 @@ class TiledNetwork:
         Of the features, on a GPU; the CPU computes in float32.
     device : torch.device or None
         Where to compute; None: where the network is.
+    limit : DeviceLimit, optional
+        Side of the tiles for which the memory of a GPU sufficed; where it does not, smaller ones are taken.
     """
 
-    def __init__(self, model: MSD, tile_size: int, precision: Precision, device: torch.device | None) -> None:
+    def __init__(
+        self,
+        model: MSD,
+        tile_size: int,
+        precision: Precision,
+        device: torch.device | None,
+        limit: DeviceLimit | None = None,
+    ) -> None:
+        self._limit = limit or DeviceLimit()
         self._device = device or model.final_weight.device
         self._dtype = dtype_on(self._device, precision)
         self._model = copy.deepcopy(model).to(self._device)
@@ -134,14 +145,21 @@ class TiledNetwork:
         ------
         ValueError
             If there is no pass, or one only where the disagreement is wanted.
+        ReductionError
+            If the memory of the GPU does not suffice even for small tiles.
         """
         least = 1 if outputs.disagreement is None else 2
         if len(passes) < least:
             raise ValueError(f"expected {least} passes or more, got {len(passes)}: take mode average for disagreement")
         height, width = inputs.shape[-2:]
-        for seen, kept, place in tiles(height, width, self._tile_size, self._halo):
-            answers = (self._answer(inputs.images(numbers, centre, *seen))[:, *kept] for numbers in passes)
-            outputs.write(at, place, *_mean_and_deviation(answers))
+
+        def attempt(tile_size: int) -> None:
+            for seen, kept, place in tiles(height, width, tile_size, self._halo):
+                answers = (self._answer(inputs.images(numbers, centre, *seen))[:, *kept] for numbers in passes)
+                outputs.write(at, place, *_mean_and_deviation(answers))
+
+        what = f"a tile of {SMALLEST_TILE} pixels: lower network.depth or network.width, or free the GPU"
+        self._limit.run(min(self._tile_size, max(height, width)), attempt, least=SMALLEST_TILE, what=what)
 
     @torch.inference_mode()
     def _answer(self, images: NDArray[np.float32]) -> Tensor:

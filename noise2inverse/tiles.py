@@ -8,12 +8,14 @@ from typing import Literal
 
 from .msd import MSD
 
-__all__ = ["HALO", "Precision", "Window", "bytes_of_tile", "halo_of", "largest_tile", "tiles"]
+__all__ = ["HALO", "SMALLEST_TILE", "Precision", "Window", "bytes_of_tile", "halo_of", "largest_tile", "tiles"]
 
 HALO = 96
 """Pixels around a tile that a network of dilations up to 10 must see for an error of 1e-5 of its output's deviation."""
 HALO_DILATION = 10
 """The largest dilation that `HALO` is for; wider ones need more, in proportion."""
+SMALLEST_TILE = 32
+"""Side of a tile, pixels, below which the halo takes nearly all of the memory, and a smaller tile saves none."""
 LARGEST_BUFFER = 2**31 - 1
 """Elements of the network's features for a tile: what a 32-bit index of a GPU kernel can count."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .averaging import WeightAverage
+from .device_memory import DeviceLimit
 from .distributed import Group
 from .msd import MSD, NetworkSettings
 from .pairs import Crop, Pairs
 from .schedule import Schedule, learning_rate
 from .statistics import section_statistics
 
-__all__ = ["EpochMetrics", "NoiseTrainer", "TrainingSettings"]
+__all__ = ["EpochMetrics", "NoiseTrainer", "TrainingSettings", "network_for"]
 
 
 class TrainingSettings(BaseModel):
@@ -29,7 +30,11 @@ class TrainingSettings(BaseModel):
     minutes: float = Field(
         10.0, gt=0, allow_inf_nan=False, description="Time to train, minutes; becomes a number of epochs at the start."
     )
-    epochs: int | None = Field(None, ge=1, description="Epochs to train; goes before the time.")
+    epochs: int | None = Field(
+        None,
+        ge=0,
+        description="Epochs to train; goes before the time. 0: a network that is there already is applied as it is.",
+    )
     steps_per_epoch: int = Field(50, ge=1, description="Steps of an epoch; after each epoch the state is kept.")
     learning_rate: float = Field(
         1e-3, gt=0, allow_inf_nan=False, description="Step size of Adam, the largest of a schedule."
@@ -51,6 +56,20 @@ class TrainingSettings(BaseModel):
     )
     held_out_batches: int = Field(8, ge=1, description="Fixed batches of what is held out, that measure progress.")
     seed: int = Field(0, ge=0, description="Seed of weights and crops.")
+    reuse: Literal["per-scan", "first", "registry"] = Field(
+        "per-scan",
+        description="Whose network denoises: the scan's own; in a series that of the first scan that is done; or the "
+        "newest of warm_start.registry that fits, which is trained where there is none.",
+    )
+    compare: bool = Field(
+        False, description="Whether a network taken over is held against one of the scan's own, trained for that."
+    )
+    compare_every: int | None = Field(
+        10, ge=1, description="In a series, each how many-th scan is compared, from the first that takes over; or none."
+    )
+    compare_epochs: int | None = Field(
+        None, ge=1, description="Epochs of the scan's own network where it is only compared; None takes the time."
+    )
 
 
 class EpochMetrics(NamedTuple):
@@ -93,6 +112,9 @@ class NoiseTrainer:
         Trained network whose weights to begin with. They act on normalised data: mean and deviation are this scan's.
     group : Group, optional
         The processes that train together; each makes its trainer alike.
+    limit : DeviceLimit, optional
+        How many crops a GPU takes at once. A batch that does not fit is taken in parts whose gradients are added: the
+        gradient of the whole batch, but for rounding. Each process of a group has its own.
 
     Attributes
     ----------
@@ -118,15 +140,17 @@ class NoiseTrainer:
         device: torch.device | None = None,
         start: MSD | None = None,
         group: Group | None = None,
+        limit: DeviceLimit | None = None,
     ) -> None:
         self.pairs, self.settings, self.group = pairs, settings or TrainingSettings(), group or Group()
+        self._limit = limit or DeviceLimit()
         _check_batch(pairs.settings.batch_size, self.group.size)
         self.device = device or self.group.device
         self.steps_per_epoch = self.settings.steps_per_epoch
         epochs = num_epochs or self.settings.epochs
         self.num_steps = epochs * self.steps_per_epoch if epochs else None
         self.learning_rate(0)  # tells at once what the schedule lacks
-        self.model = _new_model(pairs, self.settings.seed, network, start).to(self.device)
+        self.model = network_for(pairs, network, seed=self.settings.seed, start=start).to(self.device)
         self.group.share(list(self.model.state_dict().values()))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
         decay = self.settings.averaging
@@ -174,7 +198,7 @@ class NoiseTrainer:
         crops = [crop for _ in range(self.settings.held_out_batches) for crop in self.pairs.draw_held_out(rng)]
         mine, size = self.group.part(crops), self.pairs.settings.batch_size
         batches = [mine[i : i + size] for i in range(0, len(mine), size)]
-        total = sum(self._loss(self.measured, batch).item() * len(batch) for batch in batches)
+        total = sum(self._in_parts(batch, self._held_out_part).item() for batch in batches)
         summed = torch.tensor([total], dtype=torch.float64)
         self.group.add([summed])
         return summed.item() / len(crops)
@@ -216,9 +240,7 @@ class NoiseTrainer:
 
     def _step(self, step: int, crops: Sequence[Crop]) -> float:
         mine = self.group.part(crops)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(self.model, mine) * (len(mine) / len(crops))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._in_parts(mine, lambda part: self._add_gradient(part, len(crops)), begin=self.optimizer.zero_grad)
         self.group.add([loss, *(weight.grad for weight in self.model.parameters() if weight.grad is not None)])
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
@@ -229,13 +251,63 @@ class NoiseTrainer:
             self._average.update(self.model, step)
         return loss.item()
 
+    def _in_parts(
+        self, crops: Sequence[Crop], take: Callable[[Sequence[Crop]], Tensor], begin: Callable[[], None] = lambda: None
+    ) -> Tensor:
+        """Take crops, all at once or in parts that fit on the device, and add up what comes of the parts.
+
+        `begin` is called before each attempt, since one that failed may have added a gradient already.
+        """
+
+        def attempt(size: int) -> Tensor:
+            begin()
+            found = [take(crops[first : first + size]) for first in range(0, len(crops), size)]
+            return found[0] if len(found) == 1 else torch.stack(found).sum()
+
+        what = "a single crop: lower pairs.crop_size, network.depth or network.width"
+        return self._limit.run(len(crops), attempt, least=1, what=what)
+
+    def _add_gradient(self, crops: Sequence[Crop], num_crops: int) -> Tensor:
+        """Add the gradient of these crops' part of the loss of so many."""
+        loss = self._loss(self.model, crops) * (len(crops) / num_crops)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _held_out_part(self, crops: Sequence[Crop]) -> Tensor:
+        return self._loss(self.measured, crops).double() * len(crops)
+
     def _loss(self, model: MSD, crops: Sequence[Crop]) -> Tensor:
         inputs, targets = (torch.from_numpy(images).to(self.device) for images in self.pairs.read(crops))
         difference = (model(inputs) - targets) / model.output_std[:, None, None]
         return mse_loss(difference, torch.zeros_like(difference))
 
 
-def _new_model(pairs: Pairs, seed: int, network: NetworkSettings | None, start: MSD | None) -> MSD:
+def network_for(
+    pairs: Pairs, network: NetworkSettings | None = None, *, seed: int = 0, start: MSD | None = None
+) -> MSD:
+    """Make the network of a scan, with the weights of another one if there is one to begin with.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        The scan's sections; mean and deviation of the network's input and output are theirs.
+    network : NetworkSettings, optional
+        Size of the network.
+    seed : int
+        Seed of the weights.
+    start : MSD, optional
+        Trained network whose weights to take.
+
+    Returns
+    -------
+    MSD
+        On the CPU.
+
+    Raises
+    ------
+    ValueError
+        If `start` is of another size.
+    """
     model = MSD(pairs.in_channels, pairs.out_channels, network, generator=torch.Generator().manual_seed(seed))
     if start:
         _check_start(start, model)
