@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 __all__ = ["DARK", "LIGHT", "Chart", "Line", "Theme", "draw_chart"]
 
-Role = Literal["noisy", "denoised", "threshold"]
+Role = Literal["noisy", "denoised", "own", "threshold"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,21 @@ class Theme:
     grid: str
     noisy: str
     denoised: str
+    own: str
     threshold: str
 
 
-LIGHT = Theme(ink="#4a5157", grid="#e4e1da", noisy="#9aa3aa", denoised="#0b6a7f", threshold="#b4632a")
-DARK = Theme(ink="#b3bbc1", grid="#30363b", noisy="#7f8a92", denoised="#5fc6da", threshold="#e2955c")
+LIGHT = Theme(ink="#4a5157", grid="#e4e1da", noisy="#9aa3aa", denoised="#0b6a7f", own="#8a4a9e", threshold="#b4632a")
+DARK = Theme(ink="#b3bbc1", grid="#30363b", noisy="#7f8a92", denoised="#5fc6da", own="#c79ad6", threshold="#e2955c")
+
+
+_STROKES: dict[Role, tuple[float, Any]] = {
+    "noisy": (1.1, "-"),
+    "denoised": (1.8, "-"),
+    "own": (1.3, (0, (6, 2))),
+    "threshold": (1.1, (0, (4, 3))),
+}
+"""Width and dashes of a line by its role."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Line:
         Points; a gap where one is not finite.
     label : str
         Name in the legend, in characters that every font has.
-    role : {"noisy", "denoised", "threshold"}
+    role : {"noisy", "denoised", "own", "threshold"}
         Decides colour and weight.
     """
 
@@ -106,7 +116,7 @@ def draw_chart(chart: Chart, theme: Theme, size: tuple[float, float] = (8.6, 2.9
 
 def _draw_lines(axes: Axes, chart: Chart, theme: Theme) -> None:
     for line in chart.lines:
-        width, style = {"noisy": (1.1, "-"), "denoised": (1.8, "-"), "threshold": (1.1, (0, (4, 3)))}[line.role]
+        width, style = _STROKES[line.role]
         x, y = (np.asarray(values, dtype=np.float64) for values in (line.x, line.y))
         y = np.where(np.isfinite(y), y, np.nan)
         lone = "." if np.count_nonzero(np.isfinite(y)) < 2 else None

@@ -8,13 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quietbeam.reconstruction.caveats import Caveat
+from quietbeam.reconstruction.resolution import FRC
 
-__all__ = ["HeldOut", "caveats_of_denoising", "contrast", "name_held_out"]
+__all__ = ["THRESHOLD", "HeldOut", "caveats_of_denoising", "contrast", "finest_period", "name_held_out"]
+
+THRESHOLD = 1 / 7
+"""Correlation at which the Fourier ring correlation is read."""
 
 CONTRAST_TOLERANCE = 0.1
 """How far from 1 the contrast may be before the user is told."""
 
 ADVICE = "train longer, or lower training.learning_rate if the held-out loss (training.jsonl) has risen"
+ADVICE_IF_APPLIED = "the network was trained on another scan: train one on this scan (training.reuse=per-scan)"
 
 
 class HeldOut(NamedTuple):
@@ -75,19 +80,39 @@ def contrast(held_out: HeldOut) -> float:
     return power / common if common > 0 else 0.0
 
 
-def caveats_of_denoising(held_out: HeldOut) -> list[Caveat]:
+def finest_period(frc: FRC) -> float | None:
+    """Give the finest detail up to which two images correlate.
+
+    Parameters
+    ----------
+    frc : FRC
+        Of the two.
+
+    Returns
+    -------
+    float or None
+        Period in pixels; None where the correlation falls below the threshold nowhere.
+    """
+    frequency = frc.resolution(THRESHOLD)
+    return 1 / frequency if frequency < 0.5 else None
+
+
+def caveats_of_denoising(held_out: HeldOut, *, applied: bool = False) -> list[Caveat]:
     """Say where the denoised slices are no better than the noisy ones, or of another contrast.
 
     Parameters
     ----------
     held_out : HeldOut
         Slices.
+    applied : bool
+        Whether the network was trained on another scan.
 
     Returns
     -------
     list of Caveat
         Empty if all is well.
     """
+    advice = ADVICE_IF_APPLIED if applied else ADVICE
     before, after = (
         float(np.square(held_out.target - images, dtype=np.float64).mean())
         for images in (held_out.noisy, held_out.denoised)
@@ -95,9 +120,9 @@ def caveats_of_denoising(held_out: HeldOut) -> list[Caveat]:
     found = []
     if after >= before:
         text = f"squared distance to a section not seen {after:.3g} after denoising, {before:.3g} before"
-        found.append(Caveat("denoising-does-not-help", f"{text}: {ADVICE}"))
+        found.append(Caveat("denoising-does-not-help", f"{text}: {advice}"))
     value = contrast(held_out)
     if abs(value - 1) > CONTRAST_TOLERANCE:
         text = f"the denoised slices have {value:.2f} times the contrast of a section not seen"
-        found.append(Caveat("contrast-changed", f"{text}: {ADVICE}; do not measure values"))
+        found.append(Caveat("contrast-changed", f"{text}: {advice}; do not measure values"))
     return found

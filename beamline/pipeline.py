@@ -9,6 +9,7 @@ axis            axis.json                                      all of it (second
 reconstruct     sections/, reconstruct.jsonl                   one chunk of slices
 train           start.json, start.safetensors, plan.json,      one epoch
                 training.safetensors
+  and another   own-plan.json, own.safetensors, fit.json       one epoch
 compare         held-out/                                      all of it (seconds)
 denoise         trained.safetensors, denoised/, disagreement/, one chunk of slices
                 denoise.jsonl
@@ -28,13 +29,13 @@ there, and taken up when they have done.
 from __future__ import annotations
 
 import importlib.metadata
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from quietbeam.compress.archive import ArchiveHeader, verify_archive, write_archive
-from quietbeam.noise2inverse.checkpoint import network_bytes
 from quietbeam.noise2inverse.distributed import Group
 from quietbeam.noise2inverse.independence import independence_caveats
 from quietbeam.noise2inverse.inference import plan_passes
@@ -43,28 +44,31 @@ from quietbeam.noise2inverse.pairs import Pairs
 from quietbeam.reconstruction.caveats import Caveat
 from quietbeam.reconstruction.errors import ReductionError
 
-from .atomic import atomic_path, write_atomically
+from .atomic import atomic_path
 from .codec_fitting import fit_codec
-from .denoised_slices import SliceDenoiser, denoise_scan, denoised_key
+from .codec_reuse import decoders_folder, keep_codec
+from .denoised_slices import SliceDenoiser, denoise_scan
 from .encoded_slices import encode_scan
 from .feasibility import check_feasible, choose_device
 from .held_out import HeldOut, caveats_of_denoising, name_held_out
+from .held_out_slices import denoise_held_out
 from .job import Job
 from .journal import stage_key
+from .network_fit import NetworkFit, OwnNetwork, doubts_of_fit, measure_fit
+from .network_result import write_network
+from .network_reuse import apply_network, is_applied
 from .network_training import NetworkTraining, send_task
 from .preview import Preview
 from .section_slices import reconstruct_scan
 from .settings import ReductionSettings
-from .volume_pieces import VolumePieces, write_slices
-from .warm_start import add_to_registry, choose_start
-from .workspace import ARCHIVE, DISAGREEMENT, METRICS, NETWORK, PREVIEW
+from .stage_keys import NOT_COMPUTED_FROM
+from .warm_start import choose_start
+from .workspace import ARCHIVE, DISAGREEMENT, METRICS, PREVIEW
 
 __all__ = ["Reduction", "max_error_of"]
 
 ERROR_SHARE = 0.1
 """The archive's largest error over the noise of the reconstruction, where no other is asked for."""
-HELD_OUT_SLICES = 8
-"""Most slices, in the middle of those held out, on which the network is held against a section it does not see."""
 
 
 class Reduction:
@@ -97,13 +101,16 @@ class Reduction:
         self._check_sections()
         self.model, self.history = self._train()
         self.held_out = self._compare_with_held_out()
+        self.fit = self._measure_fit()
         self.denoised = denoise_scan(self.job, self.slices, self.model, num_threads=self.threads)
         self.max_error = self._choose_max_error()
         self.codec = fit_codec(self.job, self.denoised.volume, self.job.keys.codec(self.denoised.key))
         self.payloads = encode_scan(self.job, self.denoised, self.codec, self.max_error, num_threads=self.threads)
         self._write_archive()
+        self.job.doubt(doubts_of_fit(self.fit) if self.fit else [])  # of the network, not of what is in the archive
         self._write_network()
         self._write_disagreement()
+        keep_codec(self.job, self.codec)
 
     # -- stages ----------------------------------------------------------------------------------------------------
 
@@ -121,6 +128,8 @@ class Reduction:
 
     def _train(self) -> tuple[MSD, list[dict[str, float]]]:
         self.start, pairs = choose_start(self.job), self._pairs()
+        if is_applied(self.settings, self.start):
+            return apply_network(self.job, pairs, self.start), []
         key = self.job.keys.training(self.slices.axis.column, self.start.sha256)
         send_task(self.group, pairs, self.slices.volume, self.settings)
         training = NetworkTraining(
@@ -145,30 +154,21 @@ class Reduction:
 
     def _compare_with_held_out(self) -> HeldOut:
         """Denoise held-out slices from some sections, and doubt a network that does not come nearer to the other."""
-        pairs = self._pairs()
-        group = pairs.held_out_slices or range(self.slices.shape[0])
-        count = min(HELD_OUT_SLICES, len(group))
-        first = group.start + (len(group) - count) // 2
-        some = range(first, first + count)
-        (inputs, targets), whole = pairs.pairs[-1], slice(None)
-        noisy, target = (
-            np.stack([pairs.inputs.target(sections, index, whole, whole)[0] for index in some])
-            for sections in (inputs, targets)
-        )
-        held_out = HeldOut(noisy, self._denoise_held_out(pairs, some), target)
-        self.job.doubt(caveats_of_denoising(held_out))
+        held_out = self._held_out(self.model, keep=True)
+        self.job.doubt(caveats_of_denoising(held_out, applied=is_applied(self.settings, self.start)))
         return held_out
 
-    def _denoise_held_out(self, pairs: Pairs, some: range) -> NDArray[np.float32]:
-        """Apply the network to the input of the last pair, once."""
-        inputs, whole = pairs.pairs[-1].inputs, slice(None)
-        journal = self.workspace.journal("compare", denoised_key(self.job, self.slices, self.model))
-        folder = self.workspace.pieces("held-out", journal)
-        if not journal.records:
-            images = (pairs.inputs.images(inputs, index, whole, whole) for index in some)
-            write_slices(folder, slice(0, len(some)), np.stack([self.apply_network(seen) for seen in images]))
-            journal.append({"start": 0, "stop": len(some)})
-        return VolumePieces.of(folder, (len(some), *self.slices.shape[1:]), journal.pieces())[:]
+    def _held_out(self, model: MSD, *, keep: bool = False) -> HeldOut:
+        return denoise_held_out(self.job, self.slices, self._pairs(), model, self.denoiser, keep=keep)
+
+    def _measure_fit(self) -> NetworkFit | None:
+        """Tell how well a network that was taken over fits; None of one that this scan trained."""
+        if not is_applied(self.settings, self.start):
+            return None
+        pairs, column = self._pairs(), self.slices.axis.column
+        send = partial(send_task, self.group, pairs, self.slices.volume)
+        own = OwnNetwork(self.job, pairs, send, column=column, group=self.group, threads=self.threads)
+        return measure_fit(self.job, self.start, self.held_out, own, self._held_out)
 
     def _choose_max_error(self) -> float:
         value, reason = max_error_of(self.settings.archive.max_error, self.slices.noise, self.denoised.range)
@@ -179,10 +179,11 @@ class Reduction:
         """Write the archive, check every voxel against the denoised volume, then give it its name."""
         path, volume = self.workspace.output / ARCHIVE, self.denoised.volume
         with self.workspace.timed("archive"), self.progress.stage("archive", 2) as step:
+            folder = decoders_folder(self.settings.archive, self.workspace.output)
             with atomic_path(path) as temporary:
-                write_archive(temporary, self.payloads, self._header(), self.codec.state)
+                write_archive(temporary, self.payloads, self._header(), self.codec.state, decoders=folder)
                 step.advance()
-                checked = verify_archive(temporary, against=volume)
+                checked = verify_archive(temporary, against=volume, decoders=[folder] if folder else [])
                 if not checked.ok:
                     damaged = "; ".join(checked.damaged)
                     raise ReductionError(f"{path}: the archive does not hold what was put in: {damaged}")
@@ -191,18 +192,14 @@ class Reduction:
         self.largest_error = float(checked.largest_error or 0)
 
     def _write_network(self) -> None:
-        provenance = {
-            "scan": self.job.identity["sha256"],
-            "axis": self.slices.axis.column,
-            "sections": self.settings.sections.model_dump(mode="json"),
-            "pairs": self.settings.pairs.model_dump(mode="json"),
-            "training": self.settings.training.model_dump(mode="json"),
-            "start": self.start.origin,
-            "epochs": len(self.history),
-            "version": importlib.metadata.version("quietbeam"),
-        }
-        write_atomically(self.workspace.output / NETWORK, network_bytes(self.model, provenance))
-        add_to_registry(self.job, self.model, provenance)
+        write_network(
+            self.job,
+            self.model,
+            self.start,
+            column=self.slices.axis.column,
+            epochs=len(self.history),
+            held_out=self.held_out,
+        )
 
     def _write_disagreement(self) -> None:
         """Put the disagreement of the passes beside the archive, or take away that of an earlier result."""
@@ -219,10 +216,6 @@ class Reduction:
     def unit(self) -> str:
         """Unit of the volume's values."""
         return "1/m" if self.slices.scan.pixel_size else "1/pixel"
-
-    def apply_network(self, context: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Denoise the middle of some slices, shape (channel, y, x)."""
-        return self.denoiser.masked(self.denoiser.denoise_slice(self.model, context))
 
     def _middle_images(self, pairs: Pairs) -> NDArray[np.float32]:
         """Give what the network sees of the middle slice."""
@@ -262,7 +255,7 @@ class Reduction:
             "unit": self.unit,
             "pixel_size": self.slices.scan.pixel_size,
             "rotation_axis": self.slices.axis.column,
-            "settings": self.settings.model_dump(mode="json", exclude={"compute"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"compute": True, **NOT_COMPUTED_FROM}),
             "decisions": [list(decision) for decision in self.job.decisions],
             "caveats": [list(caveat) for caveat in self.job.caveats],
             "version": importlib.metadata.version("quietbeam"),

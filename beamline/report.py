@@ -22,8 +22,10 @@ from quietbeam.reconstruction.caveats import Caveat, Decision
 
 from .charts import Chart, Line, Role
 from .planes import DrawnChart, Plane, SlicePair, draw_twice, show_plane
+from .readable import readable_bytes, readable_duration, readable_number
 
 __all__ = [
+    "FitSection",
     "HeadlineFigure",
     "LossCurve",
     "OutputFile",
@@ -80,6 +82,10 @@ class ResolutionCurve:
         Period (1 / frequency) in pixels at which the curve falls below the threshold; None or nan where it does not.
     note : str
         A sentence for the caption: which two images were compared.
+    own : float, shape (ring,), or None
+        Correlation after denoising by a network that the scan trained itself, beside one that was taken over.
+    resolution_own : float or None
+        As `resolution_after`, for `own`.
     """
 
     frequency: FloatArray
@@ -89,6 +95,8 @@ class ResolutionCurve:
     resolution_before: float | None = None
     resolution_after: float | None = None
     note: str = ""
+    own: FloatArray | None = None
+    resolution_own: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,25 @@ class HeadlineFigure:
     value: str
     unit: str = ""
     explanation: str = ""
+
+
+@dataclass(frozen=True)
+class FitSection:
+    """How well a network fits that was taken over from another scan.
+
+    Attributes
+    ----------
+    sentences : sequence of str
+        What is to be read first.
+    columns : sequence of str
+        Names of what was measured.
+    rows : sequence of (str, sequence of str)
+        What was denoised by which network, with the values of all columns.
+    """
+
+    sentences: Sequence[str]
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -144,6 +171,8 @@ class Report:
         One for each network trained.
     resolution : ResolutionCurve or None
         Fourier ring correlation.
+    fit : FitSection or None
+        Of a network that was taken over.
     settings : mapping
         All settings with their values, nested by stage.
     decisions : sequence of Decision
@@ -167,6 +196,7 @@ class Report:
     figures: Sequence[HeadlineFigure] = ()
     losses: Sequence[LossCurve] = ()
     resolution: ResolutionCurve | None = None
+    fit: FitSection | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     caveats: Sequence[Caveat] = ()
@@ -194,7 +224,7 @@ def render_report(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, bytes=_bytes, duration=_duration, period=_period)
+    environment.filters.update(number=readable_number, bytes=readable_bytes, duration=readable_duration, period=_period)
     page = environment.get_template("report.html.j2").render(
         report=report,
         planes=list(_planes(report)),
@@ -234,9 +264,12 @@ def _draw_resolution(curve: ResolutionCurve | None) -> DrawnChart | None:
         Line(curve.frequency, curve.after, "after", "denoised"),
         Line(curve.frequency, curve.threshold, "threshold", "threshold"),
     ]
+    if curve.own is not None:
+        lines.insert(2, Line(curve.frequency, curve.own, "after, own network", "own"))
     crossings: list[tuple[float | None, Role]] = [
         (curve.resolution_before, "noisy"),
         (curve.resolution_after, "denoised"),
+        (curve.resolution_own, "own"),
     ]
     marks = [(1 / pixels, role) for pixels, role in crossings if pixels and pixels > 0]
     chart = Chart(lines, "frequency in 1/pixel", "correlation", x_range=(0, 0.5), y_range=(-0.1, 1.02), marks=marks)
@@ -270,27 +303,8 @@ def _setting(value: object) -> str:
     return "empty" if isinstance(value, (str, Mapping)) and not value else str(value)
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
-
-
 def _period(pixels: float | None, pixel_size: float | None) -> str:
     if pixels is None or not math.isfinite(pixels):
         return "not reached"
-    length = f" ({_number(pixels * pixel_size * 1e6)} µm)" if pixel_size else ""
-    return f"{_number(pixels)} pixels{length}"
-
-
-def _bytes(size: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size} B"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    length = f" ({readable_number(pixels * pixel_size * 1e6)} µm)" if pixel_size else ""
+    return f"{readable_number(pixels)} pixels{length}"

@@ -14,6 +14,8 @@ from quietbeam.noise2inverse.pairs import held_out_group
 from quietbeam.reconstruction.resolution import FRC, fourier_ring_correlation
 
 from .atomic import file_sha256
+from .fit_section import fit_section
+from .held_out import THRESHOLD, finest_period
 from .pipeline import Reduction
 from .report import (
     HeadlineFigure,
@@ -28,8 +30,6 @@ from .workspace import ARCHIVE, DISAGREEMENT, NETWORK
 
 __all__ = ["held_out_resolution", "make_report", "manifest_content", "numbers"]
 
-THRESHOLD = 1 / 7
-"""Correlation at which the Fourier ring correlation is read."""
 _LIBRARIES = ("algotom", "astra-toolbox", "finufft", "h5py", "numpy", "scipy", "torch")
 
 
@@ -113,7 +113,8 @@ def make_report(reduction: Reduction) -> Report:
         pixel_size=reduction.job.scan.pixel_size,
         figures=_figures(numbers(reduction), reduction, before, after),
         losses=_losses(reduction),
-        resolution=_resolution(before, after, _what_is_compared(reduction)),
+        resolution=_resolution(before, after, reduction),
+        fit=fit_section(reduction.fit) if reduction.fit else None,
         settings=reduction.settings.model_dump(mode="json"),
         decisions=reduction.job.decisions,
         caveats=reduction.job.caveats,
@@ -142,7 +143,12 @@ def _vertical(reduction: Reduction) -> SlicePair:
 
 
 def _losses(reduction: Reduction) -> list[LossCurve]:
-    curves = [("denoising network", reduction.history), ("codec", reduction.codec.history)]
+    own = list(reduction.fit.history) if reduction.fit else []
+    curves = [
+        ("denoising network", reduction.history),
+        ("network of the scan's own, to compare with", own),
+        ("codec", reduction.codec.history),
+    ]
     return [_loss_curve(name, history) for name, history in curves if history]
 
 
@@ -154,32 +160,32 @@ def _loss_curve(name: str, history: list[dict[str, float]]) -> LossCurve:
 
 def _what_is_compared(reduction: Reduction) -> str:
     which = "its input before and after denoising, against its target, of which the network sees nothing."
+    if reduction.fit:
+        return f"The last pair of sections; the network was never trained on this scan: {which}"
     if held_out_group(reduction.slices.shape[0], reduction.settings.pairs):
         return f"The last pair of sections, on slices held out of training: {which}"
     return f"The last pair of sections, which was never trained on: {which}"
 
 
-def _resolution(before: FRC, after: FRC, what_is_compared: str) -> ResolutionCurve:
+def _resolution(before: FRC, after: FRC, reduction: Reduction) -> ResolutionCurve:
+    own = reduction.fit.own if reduction.fit else None
+    note = f"{_what_is_compared(reduction)} What all sections share, rings and traces of the flats too, correlates as"
     return ResolutionCurve(
         before.frequency,
         before.correlation,
         after.correlation,
         np.full_like(before.frequency, THRESHOLD),
-        _period(before),
-        _period(after),
-        f"{what_is_compared} What all sections share, rings and traces of the flats too, correlates as the sample.",
+        finest_period(before),
+        finest_period(after),
+        f"{note} the sample.",
+        own=None if own is None else np.asarray(own.correlation),
+        resolution_own=None if own is None else own.resolution,
     )
-
-
-def _period(frc: FRC) -> float | None:
-    frequency = frc.resolution(THRESHOLD)
-    return 1 / frequency if frequency < 0.5 else None
 
 
 def _figures(values: dict[str, float], reduction: Reduction, before: FRC, after: FRC) -> list[HeadlineFigure]:
     ratio = values["volume_bytes"] / values["archive_bytes"]
     gain = _ring_gain(before, after)
-    held_out = min(epoch["held_out"] for epoch in reduction.history)
     size = " × ".join(map(str, reduction.slices.shape))
     return [
         HeadlineFigure("Volume", size, "voxels", "slices, rows, columns"),
@@ -190,12 +196,20 @@ def _figures(values: dict[str, float], reduction: Reduction, before: FRC, after:
             "PSNR of the archive", f"{values['psnr']:.1f}", "dB", "against the denoised volume and its range"
         ),
         HeadlineFigure("Noise", f"{values['noise']:.4g}", reduction.unit, "of the reconstruction from all projections"),
-        HeadlineFigure(
-            "Held-out loss", f"{held_out:.4g}", "", "on what is never trained on: squared error over variance"
-        ),
+        *_held_out_loss(reduction.history),
         HeadlineFigure(
             "Ring correlation", f"× {gain:.2f}", "", "mean, with a section the network does not see, by denoising"
         ),
+    ]
+
+
+def _held_out_loss(history: list[dict[str, float]]) -> list[HeadlineFigure]:
+    """Tell how training went, unless a network was taken over."""
+    if not history:
+        return []
+    value = min(epoch["held_out"] for epoch in history)
+    return [
+        HeadlineFigure("Held-out loss", f"{value:.4g}", "", "on what is never trained on: squared error over variance")
     ]
 
 
@@ -230,8 +244,10 @@ def manifest_content(reduction: Reduction) -> dict[str, Any]:
     dict
         For `quietbeam.beamline.manifest.write_manifest`.
     """
-    values = numbers(reduction) | {"ring_correlation_gain": _ring_gain(*held_out_resolution(reduction))}
+    before, after = held_out_resolution(reduction)
+    values = numbers(reduction) | {"ring_correlation_gain": _ring_gain(before, after)}
     finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    periods = {"resolution_before_pixels": finest_period(before), "resolution_after_pixels": finest_period(after)}
     return {
         "key": reduction.job.keys.result,
         "input": {
@@ -242,9 +258,10 @@ def manifest_content(reduction: Reduction) -> dict[str, Any]:
         "settings": reduction.settings.model_dump(mode="json"),
         "decisions": [decision._asdict() for decision in reduction.job.decisions],
         "caveats": [caveat._asdict() for caveat in reduction.job.caveats],
-        "numbers": finite,
+        "numbers": finite | periods,
         "rotation_axis": reduction.slices.axis.column,
         "history": reduction.history,
+        "fit": reduction.fit.told if reduction.fit else None,
         "seconds": reduction.workspace.times(),
         "versions": {name: importlib.metadata.version(name) for name in ("quietbeam", *_LIBRARIES)},
         "python": platform.python_version(),

@@ -20,6 +20,13 @@ __all__ = ["StageKeys"]
 FORMAT = 4
 """Raised when a stage computes something else from the same settings: older scratch files are then not used."""
 
+NOT_COMPUTED_FROM: dict[str, Any] = {
+    "training": {"reuse", "compare", "compare_every", "compare_epochs"},
+    "codec": {"reuse", "trained"},
+    "archive": {"embed", "decoders"},
+}
+"""Settings by stage that choose how a series shares its work, or what is told of it, and change no result."""
+
 
 @dataclass(frozen=True)
 class StageKeys:
@@ -33,17 +40,22 @@ class StageKeys:
         All settings; where and with how much is computed does not count.
     named_start : str or None
         Hash of the network that is named to begin with, if there is one.
+    trained_codec : str or None
+        Hash of the codec that is taken as it is, if one is named.
     """
 
     scan: str
     settings: ReductionSettings
     named_start: str | None = None
+    trained_codec: str | None = None
 
     @property
     def result(self) -> str:
         """Key of the finished result, which stays finished when networks are added to the registry."""
-        settings = self.settings.model_dump(mode="json", exclude={"compute", "scan", "warm_start"})
-        return stage_key("result", FORMAT, self.scan, _choices(self.settings.scan), settings, self._start())
+        other = {"compute": True, "scan": True, "warm_start": True}
+        settings = self.settings.model_dump(mode="json", exclude={**other, **NOT_COMPUTED_FROM})
+        choices, shared = _choices(self.settings.scan), self._shared()
+        return stage_key("result", FORMAT, self.scan, choices, settings, self._start(), *shared)
 
     @property
     def sinograms(self) -> SinogramSettings:
@@ -74,21 +86,35 @@ class StageKeys:
 
     def codec(self, denoised: str) -> str:
         """Key of the codec trained on a denoised volume."""
-        return self._key("codec", denoised, "codec", "archive")
+        before = stage_key(denoised, self.trained_codec) if self.trained_codec else denoised
+        return self._key("codec", before, "codec", "archive")
 
     def payloads(self, decoder: bytes, denoised: str, max_error: float) -> str:
         """Key of the chunks encoded for a decoder, given as bytes."""
-        return self._key("payloads", stage_key(denoised, _sha256(decoder), max_error, ARCHIVE_FORMAT), "archive")
+        return self._key(
+            "payloads", stage_key(denoised, _sha256(decoder), max_error, ARCHIVE_FORMAT, *self._shared()), "archive"
+        )
+
+    def _shared(self) -> list[str]:
+        """Tell what codec was taken, and that the decoder is not in the archive; nothing where each has its own."""
+        taken = [self.trained_codec] if self.trained_codec else []
+        return taken if self.settings.archive.embed else [*taken, "decoder apart"]
 
     def _start(self) -> list[str | None]:
         """Tell how the start was chosen; where the registry lies and what it holds does not count."""
+        applied = ["applied"] if self.settings.training.reuse == "registry" else []
         if self.named_start or not self.settings.warm_start.registry:
-            return [self.named_start]
-        return ["registry", self.settings.scan.instrument]
+            return [self.named_start, *applied]
+        return ["registry", self.settings.scan.instrument, *applied]
 
     def _key(self, stage: str, before: str, *parts: str | BaseModel) -> str:
-        models = [getattr(self.settings, part) if isinstance(part, str) else part for part in parts]
-        return stage_key(stage, before, [model.model_dump(mode="json") for model in models])
+        return stage_key(stage, before, [self._dump(part) for part in parts])
+
+    def _dump(self, part: str | BaseModel) -> dict[str, Any]:
+        """Give settings, or those of a stage without what changes no result."""
+        if isinstance(part, str):
+            return getattr(self.settings, part).model_dump(mode="json", exclude=NOT_COMPUTED_FROM.get(part))  # type: ignore[no-any-return]
+        return part.model_dump(mode="json")
 
 
 def _sha256(content: bytes) -> str:

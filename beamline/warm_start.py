@@ -22,7 +22,16 @@ from .scan import Scan, scan_identity
 from .settings import ReductionSettings
 from .workspace import START
 
-__all__ = ["Start", "add_to_registry", "check_start", "choose_start", "foresee_start", "registry_of"]
+__all__ = [
+    "Start",
+    "add_to_registry",
+    "check_start",
+    "choose_start",
+    "conditions_of",
+    "foresee_start",
+    "newest_for",
+    "registry_of",
+]
 
 NO_HELP = "denoising-does-not-help"
 """Caveat under which a network is no start for others."""
@@ -85,10 +94,26 @@ def registry_of(scan: Scan, settings: ReductionSettings) -> NetworkRegistry | No
         None if no registry is set.
     """
     root = settings.warm_start.registry
-    if root is None:
-        return None
+    return NetworkRegistry(root, scan.instrument or "unknown", conditions_of(scan, settings)) if root else None
+
+
+def conditions_of(scan: Scan, settings: ReductionSettings) -> dict[str, Any]:
+    """Tell under which conditions a network learns, as far as weights are exchanged under the same ones only.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its pixel size and what its phase is retrieved with count.
+    settings : ReductionSettings
+        All settings; those count that change what the network's input and target are.
+
+    Returns
+    -------
+    dict
+        What JSON can hold.
+    """
     size, pairs = _size(settings), settings.pairs
-    key = {
+    return {
         "channels": [size.in_channels, size.out_channels],
         "network": settings.network.model_dump(mode="json"),
         "context": {"slices": pairs.context_slices, "steps": pairs.context_steps},
@@ -97,7 +122,6 @@ def registry_of(scan: Scan, settings: ReductionSettings) -> NetworkRegistry | No
         "phase": _phase_key(scan, settings),
         "pixel_size": None if scan.pixel_size is None else f"{scan.pixel_size:.3g} m",
     }
-    return NetworkRegistry(root, scan.instrument or "unknown", key)
 
 
 def choose_start(job: Job) -> Start:
@@ -136,9 +160,7 @@ def choose_start(job: Job) -> Start:
 
 
 def foresee_start(scan: Scan, settings: ReductionSettings) -> tuple[Decision, list[Caveat]]:
-    """Tell what training would begin with if it began now.
-
-    The scan is read, to tell its own networks by its hash, only if the newest network is of a scan of this name.
+    """Tell what training would begin with if it began now; see `newest_for`.
 
     Parameters
     ----------
@@ -160,10 +182,35 @@ def foresee_start(scan: Scan, settings: ReductionSettings) -> tuple[Decision, li
         return Decision("start", *_tell_named(network, _name_of(said, network.name))), []
     if registry is None:
         return Decision("start", "random weights", "neither warm_start.registry nor warm_start.network is set"), []
+    found, caveats = newest_for(scan, registry, settings)
+    return Decision("start", *_tell_newest(registry, found, caveats)), caveats
+
+
+def newest_for(scan: Scan, registry: NetworkRegistry, settings: ReductionSettings) -> tuple[Found | None, list[Caveat]]:
+    """Find the network that this scan would take over now.
+
+    The scan is read, to tell its own networks by its hash, only if the newest network is of a scan of this name.
+
+    Parameters
+    ----------
+    scan : Scan
+        The measurement.
+    registry : NetworkRegistry
+        From `registry_of`.
+    settings : ReductionSettings
+        All settings.
+
+    Returns
+    -------
+    Found or None
+        None if there is none.
+    list of Caveat
+        What was left out.
+    """
     found, caveats = registry.newest(_size(settings), but_not_of="")
     if found is not None and found.provenance.get("name") == scan.name:
-        found, caveats = registry.newest(_size(settings), but_not_of=scan_identity(scan)["sha256"])
-    return Decision("start", *_tell_newest(registry, found, caveats)), caveats
+        return registry.newest(_size(settings), but_not_of=scan_identity(scan)["sha256"])
+    return found, caveats
 
 
 def add_to_registry(job: Job, model: MSD, provenance: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from .piece_folder import take_up_pieces
 __all__ = [
     "ARCHIVE",
     "DISAGREEMENT",
+    "LEARNED_CODEC",
     "MANIFEST",
     "METRICS",
     "NETWORK",
@@ -31,26 +32,26 @@ __all__ = [
 ]
 
 ARCHIVE, NETWORK, REPORT, MANIFEST = "denoised.h5", "network.safetensors", "report.html", "manifest.json"
-DISAGREEMENT = "disagreement.npy"
+DISAGREEMENT, LEARNED_CODEC = "disagreement.npy", "codec.safetensors"
 METRICS, PREVIEW = "training.jsonl", "training.png"
 """Written while the network learns, to be looked at meanwhile: no part of the result."""
 START = "start.safetensors"
 """Copy of the network that training begins with, in the scratch folder."""
 CODEC, TRAINED = "codec.packed", "trained.safetensors"
 """Codec and network as processes that do pieces take them from the scratch folder."""
-RECORDS = ("identity", "screen", "axis", "start", "threads", "plan", "codec-plan", "codec")
+RECORDS = ("identity", "screen", "axis", "start", "threads", "plan", "own-plan", "fit", "codec-plan", "codec")
 PIECE_STAGES = ("reconstruct", "denoise", "encode")
 PIECES = dict.fromkeys(("sections", "denoised", "disagreement", "held-out"), ".npy") | {"payloads": ".bin"}
 """Folders in the scratch folder, and the suffix of the files in them."""
 SCRATCH_FILES = (
     *(f"{name}.json" for name in RECORDS),
     *(f"{name}.jsonl" for name in (*PIECE_STAGES, "compare", "times")),
-    *(START, TRAINED, CODEC, "training.safetensors", "codec.safetensors"),
+    *(START, TRAINED, CODEC, "training.safetensors", "own.safetensors", "codec.safetensors"),
 )
 """With the folders, all that is ever put into the scratch folder, and so all that is ever removed from it."""
 STAGES = (
-    *("identify", "screen", "rotation axis", "reconstruct", "train", "denoise", "fit codec", "encode", "archive"),
-    "report",
+    *("identify", "screen", "rotation axis", "reconstruct", "train", "compare", "train to compare", "denoise"),
+    *("fit codec", "encode", "archive", "report"),
 )
 """Those that take time, in their order."""
 

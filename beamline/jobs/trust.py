@@ -32,6 +32,8 @@ _NAMES = frozenset(
         *("compute.threads", "compute.chunk_slices", "compute.tile_size"),
     }
 )
+_PATHS = frozenset({"codec.trained", "archive.decoders"})
+"""Settings of these stages that name files."""
 _EQUAL_STEPS = re.compile(r"[-+0-9.eE]+:[-+0-9.eE]+")
 """What ``scan.angles`` is where it does not name a file."""
 
@@ -80,8 +82,8 @@ def refused_settings(settings: Mapping[str, object]) -> list[str]:
 
 def _is_harmless(name: str, value: object) -> bool:
     stage, _, rest = name.partition(".")
-    if stage in _STAGES or name in _NAMES:
-        return True
-    if stage in ("scan", "compute") and not rest and isinstance(value, Mapping):
+    if not rest and isinstance(value, Mapping):
         return all(_is_harmless(f"{stage}.{key}", inner) for key, inner in value.items())
+    if name in _NAMES or (stage in _STAGES and name not in _PATHS):
+        return True
     return name == "scan.angles" and isinstance(value, str) and _EQUAL_STEPS.fullmatch(value) is not None

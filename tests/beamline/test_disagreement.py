@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from quietbeam.beamline.manifest import verify_output
 from quietbeam.beamline.stage_keys import StageKeys
+from quietbeam.beamline.verifying.results import verify_output
 from quietbeam.compress.archive import open_archive
 
 from .jobs import reduce_command, results, run, small_scan, small_settings

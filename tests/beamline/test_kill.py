@@ -7,7 +7,7 @@ import time
 import pytest
 
 from quietbeam.beamline.journal import Journal
-from quietbeam.beamline.manifest import verify_output
+from quietbeam.beamline.verifying.results import verify_output
 from quietbeam.compress.archive import open_archive
 
 from .jobs import reduce_command, results, run, small_scan

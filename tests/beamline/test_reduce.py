@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 
-from quietbeam.beamline.manifest import verify_output
 from quietbeam.beamline.reduce import reduce_scan
 from quietbeam.beamline.score import score_against_truth
 from quietbeam.beamline.settings import SettingsError
 from quietbeam.beamline.simulate import truth_path
+from quietbeam.beamline.verifying.results import verify_output
 from quietbeam.beamline.workspace import METRICS, PREVIEW, Workspace
 from quietbeam.compress.archive import open_archive
 from quietbeam.noise2inverse.checkpoint import load_network
@@ -75,10 +75,11 @@ def finished(scan, tmp_path_factory):
     return output, recorder
 
 
-def test_the_output_is_four_files_beside_those_of_the_training_and_no_scratch(finished):
+def test_the_output_is_the_result_beside_the_files_of_the_training_and_no_scratch(finished):
     output, _ = finished
     names = {path.name for path in output.iterdir()} - {".lock"}
-    assert names == {"denoised.h5", "network.safetensors", "report.html", "manifest.json", METRICS, PREVIEW}
+    result = {"denoised.h5", "network.safetensors", "codec.safetensors", "report.html", "manifest.json"}
+    assert names == {*result, METRICS, PREVIEW}
 
 
 def test_archive_holds_the_denoised_volume_and_where_it_comes_from(finished, scan):

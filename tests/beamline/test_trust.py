@@ -43,7 +43,14 @@ def test_no_setting_that_is_a_path_is_taken(tmp_path):
 def test_who_is_no_person_may_only_ask_for_what_opens_no_file(source, tmp_path):
     harmless = {"training.epochs": 3, "codec.options": {"x": 1}, "scan.angles": "0:180", "scan": {"channel": 1}}
     assert refusal(asked(tmp_path, source, profile="fast", **harmless)) is None
-    for settings in ({"scan": {"flats": "/f"}}, {"scan": 1}, {"light.do": "x"}, {"scan.angles": "/a:1"}, {"": 1}):
+    for settings in (
+        {"scan": {"flats": "/f"}},
+        {"scan": 1},
+        {"codec": {"trained": "/f"}},
+        {"light.do": "x"},
+        {"scan.angles": "/a:1"},
+        {"": 1},
+    ):
         assert "might open any file" in refusal(asked(tmp_path, source, **settings))
     for profile in ("/etc/x.toml", "../x", "x.toml"):
         assert "only the name of a profile" in refusal(asked(tmp_path, source, profile=profile))
