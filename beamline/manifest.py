@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from quietbeam.compress.archive import verify_archive
 from quietbeam.reconstruction.errors import ArchiveError
 
 from .atomic import file_sha256, write_atomically
-from .workspace import ARCHIVE, DISAGREEMENT, MANIFEST, NETWORK, REPORT
+from .workspace import ARCHIVE, DISAGREEMENT, LEARNED_CODEC, MANIFEST, NETWORK, REPORT
 
-__all__ = ["FILES", "FORMAT", "OPTIONAL_FILES", "Check", "read_manifest", "verify_output", "write_manifest"]
+__all__ = ["FILES", "FORMAT", "OPTIONAL_FILES", "read_manifest", "write_manifest"]
 
 FORMAT = "quietbeam-manifest-1"
 FILES = (ARCHIVE, NETWORK, REPORT)
 """The files of a result."""
-OPTIONAL_FILES = (DISAGREEMENT,)
+OPTIONAL_FILES = (DISAGREEMENT, LEARNED_CODEC)
 """Files that a result has where they were asked for."""
-
-
-class Check(NamedTuple):
-    """What `verify_output` found.
-
-    Attributes
-    ----------
-    checked : list of str
-        One line for each file that is well.
-    damaged : list of str
-        One line for each fault, naming the smallest unit that is damaged.
-    """
-
-    checked: list[str]
-    damaged: list[str]
 
 
 def write_manifest(output: Path, content: dict[str, Any]) -> None:
@@ -94,48 +78,3 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
     entries = manifest["files"]
     whole = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries.values())
     return whole and set(FILES) <= set(entries) <= {*FILES, *OPTIONAL_FILES}
-
-
-def verify_output(path: Path) -> Check:
-    """Check the files of an output folder against its manifest, and decode its archive; or check an archive alone.
-
-    Parameters
-    ----------
-    path : Path
-        Output folder, or archive file.
-
-    Returns
-    -------
-    Check
-        Nothing is repaired.
-
-    Raises
-    ------
-    ArchiveError
-        If there is nothing to check.
-    """
-    if path.is_file():
-        return _check_archive(path)
-    manifest = read_manifest(path / MANIFEST)
-    check = Check([], [])
-    for name, entry in manifest["files"].items():
-        fault = _fault(path / name, entry)
-        (check.damaged if fault else check.checked).append(fault or f"{name}: {entry['bytes']} bytes, hash as written")
-    archive = _check_archive(path / ARCHIVE) if (path / ARCHIVE).exists() else Check([], [])
-    return Check(check.checked + archive.checked, check.damaged + archive.damaged)
-
-
-def _check_archive(path: Path) -> Check:
-    found = verify_archive(path)
-    if not found.ok:
-        return Check([], [f"{path.name}: {fault}" for fault in found.damaged])
-    return Check([f"{path.name}: {found.num_chunks} chunks decoded"], [])
-
-
-def _fault(path: Path, entry: dict[str, Any]) -> str | None:
-    if not path.is_file():
-        return f"{path.name}: missing"
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        return f"{path.name}: {size} bytes, expected {entry['bytes']}"
-    return None if file_sha256(path) == entry["sha256"] else f"{path.name}: the content has changed (sha256 differs)"

@@ -8,9 +8,10 @@ from tiled.queries import Key
 
 from quietbeam.beamline.hook import PostScan
 from quietbeam.beamline.jobs.queue import JobQueue
-from quietbeam.beamline.manifest import read_manifest, verify_output
+from quietbeam.beamline.manifest import read_manifest
 from quietbeam.beamline.plans import tomo_interlaced_scan
 from quietbeam.beamline.score import score_against_truth
+from quietbeam.beamline.verifying.results import verify_output
 from quietbeam.beamline.workspace import ARCHIVE, MANIFEST
 from quietbeam.compress.archive import open_archive
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from quietbeam.beamline.manifest import verify_output, write_manifest
+from quietbeam.beamline.manifest import write_manifest
 from quietbeam.beamline.publishing.nxtomoproc import write_nxtomoproc
 from quietbeam.beamline.publishing.provenance import read_provenance
 from quietbeam.beamline.publishing.publish import PublishError, PublishSettings, publish_result
 from quietbeam.beamline.publishing.tiff_stack import value_range, write_tiff_stack
+from quietbeam.beamline.verifying.results import verify_output
 from quietbeam.beamline.workspace import ARCHIVE, Workspace
 from quietbeam.compress.archive import open_archive
 from quietbeam.reconstruction.errors import ArchiveError

@@ -16,10 +16,10 @@ from tiled.queries import Key
 
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.submission import submission_of_scan
-from quietbeam.beamline.manifest import verify_output
 from quietbeam.beamline.publishing.derived_run import derived_run
 from quietbeam.beamline.publishing.provenance import read_provenance
 from quietbeam.beamline.publishing.publish import PublishError, PublishSettings, publish_pending, publish_result
+from quietbeam.beamline.verifying.results import verify_output
 from quietbeam.beamline.workspace import ARCHIVE
 from quietbeam.compress.archive import open_archive
 

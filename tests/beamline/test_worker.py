@@ -17,7 +17,8 @@ from quietbeam.beamline.jobs.lifeline import ORPHANED
 from quietbeam.beamline.jobs.outcomes import judge, retry_delay
 from quietbeam.beamline.jobs.output_folder import output_name
 from quietbeam.beamline.jobs.submission import submission_of_scan
-from quietbeam.beamline.manifest import read_manifest, verify_output
+from quietbeam.beamline.manifest import read_manifest
+from quietbeam.beamline.verifying.results import verify_output
 from quietbeam.reconstruction.errors import ArchiveError, LockedError, ReductionError, ScanError, SpaceError
 
 from .jobs import SMALL, small_scan
