@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from quietbeam.noise2inverse.pairs import held_out_group
 from quietbeam.reconstruction.acquisition import Acquisition
 from quietbeam.reconstruction.angles import covers_full_turn
 
-from .estimate import estimate, num_passes
+from .estimate import Estimate, estimate, num_passes
+from .estimating.machine_rates import Rates, cached_rates, measured_rates
 from .feasibility import check_feasible
 from .geometry import split
 from .held_out import name_held_out
@@ -22,7 +23,10 @@ from .sinograms import SinogramSettings, phase_caveats
 from .warm_start import foresee_start
 from .workspace import ARCHIVE
 
-__all__ = ["describe_path", "describe_plan", "describe_scan"]
+__all__ = ["describe_estimate", "describe_path", "describe_plan", "describe_scan", "say_plan"]
+
+SHOWN_SHARE = 0.05
+"""Of the time, from which a stage is named."""
 
 
 def describe_path(path: Path) -> Iterator[str]:
@@ -87,7 +91,9 @@ def _rows(rows: object, length: int) -> list[list[str]]:
     return [row for row in rows if isinstance(row, list) and len(row) == length] if isinstance(rows, list) else []
 
 
-def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
+def describe_plan(
+    path: Path, settings: ReductionSettings, rates_of: Callable[[Scan, ReductionSettings], Rates | None] = cached_rates
+) -> Iterator[str]:
     """Describe what a reduction would do, and take.
 
     Parameters
@@ -96,6 +102,9 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
         The scan.
     settings : ReductionSettings
         All settings.
+    rates_of : callable
+        Gives the speed of this machine, or None where it is not known: `cached_rates`, or `measured_rates`, which may
+        take its time.
 
     Yields
     ------
@@ -115,17 +124,52 @@ def describe_plan(path: Path, settings: ReductionSettings) -> Iterator[str]:
     yield from _describe_network(scan, settings)
     yield from _describe_start(scan, settings)
     yield f"archive     codec {settings.archive.codec}, chunks of {settings.archive.chunk_slices} slices"
-    needed, gib = estimate(scan, settings), 2**30
+    yield from describe_estimate(estimate(scan, settings, rates=rates_of(scan, settings)))
+
+
+def say_plan(path: Path, settings: ReductionSettings, say: Callable[[str], object]) -> None:
+    """Say what `describe_plan` tells, line by line, and measure the speed of this machine where it is not known.
+
+    Parameters
+    ----------
+    path : Path
+        The scan.
+    settings : ReductionSettings
+        All settings.
+    say : callable
+        Takes a line.
+    """
+    for line in describe_plan(path, settings, measured_rates):
+        say(line)
+
+
+def describe_estimate(needed: Estimate) -> Iterator[str]:
+    """Describe what a reduction takes.
+
+    Parameters
+    ----------
+    needed : Estimate
+        Of `quietbeam.beamline.estimate.estimate`.
+
+    Yields
+    ------
+    str
+        Memory, disk, time, and the stages that take a twentieth of the time or more.
+    """
+    gib = 2**30
     yield f"memory      about {needed.memory / gib:.2f} GiB"
-    yield f"disk        about {needed.disk / gib:.2f} GiB while it runs, {needed.output / gib:.3f} GiB at the end"
-    yield f"time        {_describe_time(needed.seconds)} on one core"
+    yield f"disk        about {needed.disk / gib:.2f} GiB while it runs, about {needed.output / gib:.3f} GiB at the end"
+    yield f"time        {_describe_time(needed.seconds)}; {needed.origin}"
+    long = {stage: took for stage, took in needed.stages.items() if took > SHOWN_SHARE * needed.seconds}
+    yield f"            {', '.join(f'{stage} {_describe_length(took)}' for stage, took in long.items())}"
 
 
 def _describe_network(scan: Scan, settings: ReductionSettings) -> Iterator[str]:
     training, context = settings.training, settings.pairs.context_slices
-    length = f"{training.epochs} epochs" if training.epochs else f"{training.minutes:g} minutes"
+    length = f"{training.minutes:g} minutes" if training.epochs is None else f"{training.epochs} epochs"
     held_out = name_held_out(held_out_group(scan.num_rows, settings.pairs))
-    yield f"train       MS-D network, depth {settings.network.depth}, {2 * context + 1} slices seen, {length}"
+    what = f"MS-D network, depth {settings.network.depth}, {2 * context + 1} slices seen"
+    yield f"apply       {what}, as it is" if training.epochs == 0 else f"train       {what}, {length}"
     if changed := _changed(settings):
         yield f"chosen      {', '.join(changed)}"
     yield f"held out    {held_out}"
@@ -157,4 +201,10 @@ def _setting(settings: ReductionSettings, name: str) -> object:
 
 
 def _describe_time(seconds: float) -> str:
-    return "under a minute" if seconds < 60 else f"about {seconds / 60:.1f} minutes"
+    return "under a minute" if seconds < 60 else f"about {_describe_length(seconds)}"
+
+
+def _describe_length(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

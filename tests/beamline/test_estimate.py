@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +9,23 @@ from typing import NamedTuple
 
 import pytest
 
-from quietbeam.beamline import pipeline
-from quietbeam.beamline.estimate import COMPARED_SLICES, Estimate, check_space, estimate, num_passes
+from quietbeam.beamline.estimate import Estimate, check_space, estimate
+from quietbeam.beamline.estimating.disk_space import DiskNeed, refuse_full_disks
+from quietbeam.beamline.estimating.machine_rates import Rate, Rates
+from quietbeam.beamline.estimating.stage_work import COMPARED_SLICES, STAGES, num_passes
+from quietbeam.beamline.held_out_slices import HELD_OUT_SLICES
 from quietbeam.beamline.scan import Scan, open_scan
+from quietbeam.beamline.settings import read_settings
 from quietbeam.noise2inverse.inference import Mode, plan_passes
 from quietbeam.reconstruction.errors import SpaceError
 from quietbeam.reconstruction.pairing import Strategy, pair_sections
 
-from .jobs import command, reduce_command, run, small_scan, small_settings
+from .jobs import SMALL, reduce_command, run, small_scan, small_settings
 
 ROUNDING = 1e-9
 """Relative, of sums of numbers that are multiples of each other."""
 MEMORY_SHARE = (0.8, 1.05)
-"""Measured over estimated peak: the interpreter's share is taken generously, and nothing else may be much more."""
+"""Measured over estimated peak: the guess of the interpreter's share is generous, and nothing else may be much more."""
 
 VOLUME = 4 * 16 * 48 * 48
 AVERAGE = {"inference__mode": "average"}
@@ -36,13 +39,31 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
 
 @pytest.fixture
 def of(scan: Scan) -> Callable[..., Estimate]:
-    return lambda **settings: estimate(scan, small_settings(**settings))
+    return lambda **settings: estimate(scan, small_settings(**settings), rates=Rates())
+
+
+def test_the_time_is_that_of_all_stages_each_at_the_rate_of_this_machine(scan: Scan) -> None:
+    slow = {stage: Rate(first=0.75, start=0.25, slowness=2.0) for stage in STAGES}
+    fast = {stage: Rate(first=0.0) for stage in STAGES}
+    twice, once = (estimate(scan, small_settings(), rates=Rates(stages=stages)) for stages in (slow, fast))
+    assert list(twice.stages) == list(STAGES)
+    assert twice.seconds == pytest.approx(sum(twice.stages.values()), rel=ROUNDING)
+    assert twice.loading == dict.fromkeys(STAGES, 0.75)
+    assert all(twice.stages[stage] == pytest.approx(1 + 2 * once.stages[stage], rel=ROUNDING) for stage in STAGES)
+
+
+def test_a_training_by_the_clock_takes_its_time_on_any_machine(scan: Scan) -> None:
+    slow = Rates(stages={stage: Rate(first=0.0, slowness=9.0) for stage in STAGES})
+    settings = small_settings(training__epochs=None, training__minutes=2, codec__epochs=None, codec__minutes=3)
+    told = estimate(scan, settings, rates=slow)
+    assert (told.stages["train"], told.stages["fit codec"]) == (120, 180)
 
 
 def test_a_disagreement_takes_one_volume_at_the_end_and_another_until_then(of: Callable[..., Estimate]) -> None:
     average, kept = of(**AVERAGE), of(**KEPT)
     assert of().disk == average.disk
     assert kept.disk - average.disk == 2 * VOLUME
+    assert kept.scratch - average.scratch == VOLUME
     assert kept.output - average.output == VOLUME
 
 
@@ -90,7 +111,7 @@ def test_more_to_compute_takes_longer(of: Callable[..., Estimate], more: dict[st
 
 
 def test_compared_slices_are_those_of_the_pipeline() -> None:
-    assert COMPARED_SLICES == pipeline.HELD_OUT_SLICES
+    assert COMPARED_SLICES == HELD_OUT_SLICES
 
 
 class Usage(NamedTuple):
@@ -104,11 +125,22 @@ class Usage(NamedTuple):
 def test_a_disk_without_room_for_the_disagreement_is_refused(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = estimate(scan, small_settings(**AVERAGE)).disk
+    free = estimate(scan, small_settings(**AVERAGE), rates=Rates()).disk
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free, 0, free))
     check_space(scan, small_settings(**AVERAGE), tmp_path)
     with pytest.raises(SpaceError, match=r"the job needs 0\.\d\d GiB of disk, 0\.\d\d GiB are free: free some"):
         check_space(scan, small_settings(**KEPT), tmp_path)
+
+
+def test_folders_on_one_disk_need_their_sum_and_what_lies_there_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(3 << 30, 0, 3 << 30))
+    here, there = DiskNeed(tmp_path / "a" / "b", 2 << 30), DiskNeed(tmp_path, 2 << 30)
+    refuse_full_disks("all", [here], "stop")
+    with pytest.raises(SpaceError, match=r"a.b: all needs 4\.00 GiB of disk, 3\.00 GiB are free: stop"):
+        refuse_full_disks("all", [here, there], "stop")
+    refuse_full_disks("all", [here, there._replace(held=1 << 30)], "stop")
 
 
 MEASURED = """
@@ -139,7 +171,6 @@ def test_the_memory_is_what_a_reduction_takes(tmp_path: Path, more: dict[str, ob
     line = reduce_command(path, tmp_path / "out", *sets)
     done = run([line[0], "-c", MEASURED, *line[3:]])
     assert done.returncode == 0, done.stderr
-    told = re.search(r"memory +about ([\d.]+) GiB", run(command(*line[3:], "--dry-run")).stdout)
-    assert told
-    share = 1024 * int(done.stdout.split()[-1]) / (float(told[1]) * 2**30)
-    assert MEMORY_SHARE[0] < share < MEMORY_SHARE[1], (share, told[1])
+    told = estimate(open_scan(path), read_settings(options=SMALL | named), rates=Rates())
+    share = 1024 * int(done.stdout.split()[-1]) / told.memory
+    assert MEMORY_SHARE[0] < share < MEMORY_SHARE[1], (share, told.memory)

@@ -1,0 +1,1 @@
+"""What a reduction takes: work and rates of this machine, memory, and room on disks."""
