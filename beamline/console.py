@@ -12,7 +12,10 @@ import typer
 
 from quietbeam.reconstruction.errors import QuietbeamError
 
+from .embed_console import embed_app
 from .queue_console import queue_app
+from .reprocess_console import reprocess_app
+from .verify_console import verify_app
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-FAILED, USAGE, NO_SPACE, VERIFY_FAILED, INTERRUPTED = 1, 2, 5, 7, 130
+FAILED, USAGE, NO_SPACE, INTERRUPTED = 1, 2, 5, 130
 """Exit codes; those of quietbeam's own errors are in `quietbeam.reconstruction.errors`."""
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
+app.add_typer(verify_app)
+app.add_typer(embed_app)
 app.add_typer(queue_app)
+app.add_typer(reprocess_app)
 
 ScanPath = Annotated[
     Path,
@@ -133,20 +139,6 @@ def axis(
     print_search(search)
     write_axis_sheet(output, search, box)
     typer.echo(f"pictures: {output}")
-
-
-@app.command()
-def verify(result: Result) -> None:
-    """Check every file of a result against its manifest and decode its archive. Nothing is repaired."""
-    from .manifest import verify_output
-
-    check = verify_output(result)
-    for line in check.checked:
-        typer.echo(f"ok       {line}")
-    for line in check.damaged:
-        typer.echo(f"DAMAGED  {line}")
-    typer.echo(f"{result}: {'damaged' if check.damaged else 'verified'}")
-    raise typer.Exit(VERIFY_FAILED if check.damaged else 0)
 
 
 @app.command()
@@ -401,9 +393,9 @@ def _reduce(scan: Path, output: Path, settings: ReductionSettings, overwrite: bo
 
 
 def _dry_run(path: Path, settings: ReductionSettings) -> None:
-    from .inspect import describe_plan
+    from .inspect import say_plan
 
-    typer.echo("\n".join(describe_plan(path, settings)))
+    say_plan(path, settings, typer.echo)
 
 
 def _archive(result: Path) -> Path:

@@ -29,7 +29,15 @@ from .network_registry import WarmStartSettings
 from .recording import ScanSettings
 from .toml_file import read_toml
 
-__all__ = ["ComputeSettings", "ReductionSettings", "SettingsError", "parse_overrides", "read_settings"]
+__all__ = [
+    "ComputeSettings",
+    "ReductionSettings",
+    "SettingsError",
+    "check_tables",
+    "parse_overrides",
+    "read_settings",
+    "read_tables",
+]
 
 
 class SettingsError(ValueError):
@@ -108,13 +116,59 @@ def read_settings(
     SettingsError
         Naming the key, what was expected and the nearest known name.
     """
+    tables = read_tables(config, overrides, options)
+    return check_tables(tables, str(config) if config else "settings")
+
+
+def read_tables(
+    config: Path | None = None, overrides: Iterable[str] = (), options: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """Put the tables of settings together, as `read_settings` does, without looking at what they hold.
+
+    Parameters
+    ----------
+    config, overrides, options
+        See `read_settings`.
+
+    Returns
+    -------
+    dict
+        Stage to its table.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read, or an override is not of the form ``stage.name=value``.
+    """
     tables = read_toml(config, SettingsError) if config else {}
     for name, option in (*parse_overrides(overrides).items(), *(options or {}).items()):
         _put(tables, name, option)
+    return tables
+
+
+def check_tables(tables: dict[str, Any], where: str) -> ReductionSettings:
+    """Check tables of settings.
+
+    Parameters
+    ----------
+    tables : dict
+        Stage to its table.
+    where : str
+        Where they come from, for the error.
+
+    Returns
+    -------
+    ReductionSettings
+        Frozen.
+
+    Raises
+    ------
+    SettingsError
+        See `read_settings`.
+    """
     try:
         return ReductionSettings.model_validate(tables)
     except ValidationError as error:
-        where = str(config) if config else "settings"
         raise SettingsError("; ".join(_explain(where, tables, item) for item in error.errors())) from None
 
 

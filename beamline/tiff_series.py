@@ -21,7 +21,7 @@ from quietbeam.reconstruction.errors import ScanError
 
 from .recording import Recording, ScanSettings, reads
 
-__all__ = ["TiffFrames", "find_tiff_frames", "is_tiff", "read_tiff_series"]
+__all__ = ["TiffFrames", "find_tiff_frames", "is_calibration_name", "is_tiff", "read_tiff_series"]
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CALIBRATION = re.compile(r"(^|[\W_])(flat|dark|white|bright|ref|bg)s?([\W_\d]|$)", re.IGNORECASE)
@@ -117,6 +117,11 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
+def is_calibration_name(name: str) -> bool:
+    """Tell whether a file or folder is named like flats or darks."""
+    return _CALIBRATION.search(name) is not None
+
+
 def _recognises(path: Path, settings: ScanSettings) -> bool:
     return path.is_dir() or is_tiff(path)
 
@@ -144,11 +149,11 @@ def read_tiff_series(path: Path, settings: ScanSettings) -> Recording:
 def _find_series(path: Path) -> tuple[Path, list[Path]]:
     """Find the folder with the projections, and the files beside them that are named like flats or darks."""
     own = _list_tiffs(path)
-    aside = [file for file in own if _CALIBRATION.search(file.name)]
+    aside = [file for file in own if is_calibration_name(file.name)]
     if len(own) > len(aside):
         return path, aside
     folders = sorted(child for child in path.iterdir() if child.is_dir() and _list_tiffs(child))
-    series = [folder for folder in folders if not _CALIBRATION.search(folder.name)]
+    series = [folder for folder in folders if not is_calibration_name(folder.name)]
     aside += [folder for folder in folders if folder not in series]
     if len(series) == 1:
         return series[0], aside

@@ -107,6 +107,13 @@ def test_warm_start(tmp_path):
     assert before["gridrec, best Gaussian blur"] > before["gridrec"]
 
 
+def test_network_reuse(tmp_path):
+    values = run("network_reuse", tmp_path)
+    quality = by_method(values, "PSNR")
+    assert quality["quietbeam (first)"] == quality["quietbeam (registry)"]
+    assert quality["quietbeam (first)"] != quality["quietbeam (per-scan)"]
+
+
 @pytest.mark.parametrize("case", ["foam", "dimensions", "dynamic", "xrdct"])
 def test_noise2inverse(case, tmp_path):
     values = run("noise2inverse", tmp_path, "--case", case)
@@ -190,3 +197,18 @@ def test_queue_kills(tmp_path):
     assert missing["folders"] > 0  # what was under way at a kill stays so
     assert min(by_method(values, "kills").values()) > 0
     assert by_method(values, "verified") == by_method(values, "submitted", "reductions")
+
+
+def test_estimates(tmp_path):
+    values = run("estimates", tmp_path)
+    for what in ("memory", "disk"):
+        assert 0.8 < by_method(values, f"{what} over what it took")["quietbeam"] < 1.25
+    assert by_method(values, "time over what it took")["quietbeam"] > 0
+
+
+def test_scaling(tmp_path):
+    values = run("scaling", tmp_path)
+    efficiency, formula = by_method(values, "efficiency", "simulated"), by_method(values, "formula / clock")
+    assert all(0.9 < value <= 1.001 for value in formula.values())  # no schedule is shorter than the formula
+    assert efficiency["quietbeam (per-scan, disk of 40 GB/s)"] > efficiency["a worker for each scan"]
+    assert set(by_method(values, "time", "measured")) > {"quietbeam (1 worker)", "quietbeam (2 workers)"}

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 
-__all__ = ["ORPHANED", "end_with"]
+__all__ = ["ORPHANED", "end_with", "end_with_parent"]
 
 ORPHANED = 75
 """Exit code of a process whose stdin ended before its work did: try again later, as in sysexits.h."""
@@ -29,7 +29,7 @@ def end_with(stdin: int) -> None:
     stdin : int
         Descriptor of the pipe; what was to be read from it has been read.
     """
-    _ask_the_kernel()
+    end_with_parent()
     threading.Thread(target=_wait_for_the_end, args=(stdin,), name="lifeline", daemon=True).start()
 
 
@@ -40,7 +40,8 @@ def _wait_for_the_end(stdin: int) -> None:
     os._exit(ORPHANED)
 
 
-def _ask_the_kernel() -> None:
+def end_with_parent() -> None:
+    """End this process when the thread that started it ends, where there is Linux; nothing elsewhere."""
     if not sys.platform.startswith("linux"):
         return
     with contextlib.suppress(OSError, AttributeError):  # a C library without prctl: the thread remains

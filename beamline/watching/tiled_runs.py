@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,7 +16,15 @@ from quietbeam.reconstruction.errors import QuietbeamError, ScanError
 from .folder import WatchError
 from .tiled_documents import documents_of_run, keeps_documents, without_positions
 
-__all__ = ["TiledWatcher", "connected", "latest_uid", "reference_of_run", "uids_since", "without_key"]
+__all__ = [
+    "TiledWatcher",
+    "connected",
+    "latest_uid",
+    "matching_uids",
+    "reference_of_run",
+    "uids_since",
+    "without_key",
+]
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +175,35 @@ def uids_since(client: Any, since: float, *, key: str = "stop.time") -> list[str
 
     with _answering(client):
         return list(client.search(Comparison("ge", key, since)).keys())
+
+
+def matching_uids(client: Any, conditions: Iterable[tuple[str, object]]) -> list[str]:
+    """List the runs of a catalogue whose metadata have certain values.
+
+    Parameters
+    ----------
+    client : tiled client
+        Container of runs.
+    conditions : iterable of (str, object)
+        Key, such as ``start.plan_name``, and its value; all must hold.
+
+    Returns
+    -------
+    list of str
+        Their uids.
+
+    Raises
+    ------
+    WatchError
+        If the catalogue does not answer.
+    """
+    from tiled.queries import Eq
+
+    with _answering(client):
+        found = client
+        for key, value in conditions:
+            found = found.search(Eq(key, value))
+        return list(found.keys())
 
 
 def latest_uid(client: Any) -> str:

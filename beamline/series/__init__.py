@@ -1,0 +1,1 @@
+"""Many scans reduced together: found, told apart, cut into pieces for one machine or many, and accounted for."""
