@@ -34,14 +34,14 @@ def check_scheduler(scheduler: str | None) -> str | None:
 
     Raises
     ------
-    ClusterError
+    ValueError
         If it is anything else.
     """
     if scheduler in (None, "local"):
         return None
     if scheduler == "slurm" or scheduler.startswith(("tcp://", "tls://")):
         return scheduler
-    raise ClusterError(f"--scheduler: expected local, slurm, tcp://HOST:PORT or tls://HOST:PORT, got {scheduler!r}")
+    raise ValueError(f"--scheduler: expected local, slurm, tcp://HOST:PORT or tls://HOST:PORT, got {scheduler!r}")
 
 
 def needs_dask(scheduler: str | None, plan: WorkerPlan) -> bool:

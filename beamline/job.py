@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from quietbeam.compress.packed_codec import packed_sha256
 from quietbeam.reconstruction.caveats import Caveat, Decision
 from quietbeam.reconstruction.errors import NotReadyError
 
 from .journal import Journal, Record, stage_key
-from .network_registry import named_sha256
 from .pieces import Here, Pieces, PieceTask, cut, gaps
 from .progress import JobProgress
 from .scan import Scan, file_signature, scan_identity
@@ -68,8 +66,7 @@ class Job:
     @cached_property
     def keys(self) -> StageKeys:
         """Hashes of what each stage depends on."""
-        network, codec = named_sha256(self.settings.warm_start), packed_sha256(self.settings.codec.trained)
-        return StageKeys(self.identity["sha256"], self.settings, network, codec)
+        return StageKeys.of(self.identity["sha256"], self.settings)
 
     def check_unchanged(self) -> None:
         """Refuse a scan whose files were changed since they were hashed, and forget what was made of it."""

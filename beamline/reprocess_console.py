@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from .cluster import ClusterSettings
     from .series.find_scans import Findings
+    from .series.ledger import Ledger
     from .series.run_series import Outcome
     from .settings import ReductionSettings
 
@@ -63,9 +64,14 @@ def reprocess(
     """
     options = {"cluster.workers": workers, "cluster.threads_per_worker": threads, "cluster.scratch": scratch}
     settings, cluster = _settings(config, sets, options)
+    from .cluster import check_scheduler
+
+    check_scheduler(scheduler)
     findings = _find(paths or [], _uids(runs), tiled, query or [], settings, output)
     if dry_run:
-        _dry_run(findings, output, settings, cluster, scheduler)
+        from .series.ledger import Ledger
+
+        _dry_run(findings, Ledger(output, settings, overwrite=overwrite), settings, cluster, scheduler)
     else:
         more = {"scheduler": scheduler, "retry_failed": retry_failed, "overwrite": overwrite}
         _report(_run(findings, output, settings, cluster, more), output)
@@ -106,12 +112,11 @@ def _find(
 
 
 def _dry_run(
-    findings: Findings, output: Path, settings: ReductionSettings, cluster: ClusterSettings, scheduler: str | None
+    findings: Findings, ledger: Ledger, settings: ReductionSettings, cluster: ClusterSettings, scheduler: str | None
 ) -> None:
     from .series.dry_run import describe_series
-    from .series.ledger import Ledger
 
-    for line in describe_series(findings, Ledger(output, settings), settings, cluster, scheduler=scheduler):
+    for line in describe_series(findings, ledger, settings, cluster, scheduler=scheduler):
         typer.echo(line)
 
 

@@ -117,6 +117,8 @@ def read_settings(
         Naming the key, what was expected and the nearest known name.
     """
     tables = read_tables(config, overrides, options)
+    if config is not None:
+        tables.pop("cluster", None)  # of a series, which may be told all in one file
     return check_tables(tables, str(config) if config else "settings")
 
 

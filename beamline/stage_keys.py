@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel
 
 from quietbeam.compress.archive_file import FORMAT as ARCHIVE_FORMAT
+from quietbeam.compress.packed_codec import packed_sha256
 
 from .journal import stage_key
+from .network_registry import named_sha256
 from .recording import ScanSettings
 from .settings import ReductionSettings
 from .sinograms import SinogramSettings
@@ -48,6 +50,12 @@ class StageKeys:
     settings: ReductionSettings
     named_start: str | None = None
     trained_codec: str | None = None
+
+    @classmethod
+    def of(cls, scan: str, settings: ReductionSettings) -> Self:
+        """Give the keys of a scan, by its hash; the files that the settings name are read."""
+        network, codec = named_sha256(settings.warm_start), packed_sha256(settings.codec.trained)
+        return cls(scan, settings, network, codec)
 
     @property
     def result(self) -> str:

@@ -164,7 +164,7 @@ def slurm_pool(settings: ClusterSettings, folder: Path, log: Path) -> Iterator[D
 
     options = job_options(settings, folder)
     _check_submission(preview_script(settings, folder))
-    scheduler = {"dashboard": settings.dashboard is not None, "dashboard_address": settings.dashboard or ":0"}
+    scheduler = {"dashboard": settings.dashboard is not None, "dashboard_address": settings.dashboard or "127.0.0.1:0"}
     with (
         logged_to(log),
         written_tokens(_shared(settings, folder)) as tokens,

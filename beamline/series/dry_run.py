@@ -23,7 +23,7 @@ from .find_scans import Findings, FoundScan
 from .found_runs import RUN_FILE, put_run
 from .ledger import Ledger
 from .series_plan import PlannedScan, plan_series
-from .standing import What
+from .standing import OTHER_SETTINGS, What
 from .worker_plan import WorkerPlan, machine_facts, plan_workers
 
 __all__ = ["describe_series"]
@@ -76,6 +76,8 @@ def describe_series(
     """
     planned = plan_series([one for one in findings.scans if not one.problem], ledger, settings)
     told = [_open(one) for one in planned if one.standing.what == "to do"]
+    if any(one.scan is not None and not cached_rates(one.scan, one.planned.settings) for one in told):
+        yield "measuring this machine, once for such scans and settings: some 20 s"
     rates = _rates(told, measure)
     estimates = {one.planned.found.name: _estimate(one, rates) for one in told}
     yield from _describe_scans(planned, told, estimates, ledger)
@@ -143,6 +145,8 @@ def _describe_scans(
             yield f"{one.standing.what:<14}{name}{why}"
         elif opened[name].scan is None:
             yield f"{'to do':<14}{name}: will fail: {opened[name].problem}"
+        elif one.standing.why == OTHER_SETTINGS and not ledger.overwrite:
+            yield f"{'to do':<14}{name}: will fail: {OTHER_SETTINGS}; say --overwrite, or choose another -o"
         else:
             yield f"{'to do':<14}{name}: {_describe(opened[name].scan, estimates[name])}; {one.standing.why}"
 

@@ -92,7 +92,7 @@ class Ledger:
         self.output, self.asked = output, asked or ReductionSettings()
         self.rows = read_index(output)
         self._found: dict[str, FoundScan] = {}
-        self._again, self._now = retry_failed or overwrite, now
+        self.overwrite, self._again, self._now = overwrite, retry_failed or overwrite, now
         self._guard = threading.RLock()
         self._timer: threading.Timer | None = None
         self._changed, self._next_write = False, 0.0

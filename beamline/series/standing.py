@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 from quietbeam.beamline.journal import stage_key
 from quietbeam.beamline.manifest import read_manifest
-from quietbeam.beamline.network_registry import named_sha256
 from quietbeam.beamline.scan import file_signature, open_scan
 from quietbeam.beamline.settings import ReductionSettings
 from quietbeam.beamline.stage_keys import StageKeys
@@ -22,9 +21,10 @@ from .find_scans import FoundScan
 from .found_runs import stored_run
 from .scan_row import ScanRow
 
-__all__ = ["Standing", "What", "failure_signature", "settings_key", "standing_of"]
+__all__ = ["OTHER_SETTINGS", "Standing", "What", "failure_signature", "settings_key", "standing_of"]
 
 
+OTHER_SETTINGS = "the result is of other settings"
 What = Literal["to do", "done", "failed before"]
 """How a scan may stand."""
 
@@ -99,8 +99,8 @@ def _why_not_done(found: FoundScan, output: Path, settings: ReductionSettings) -
     if not isinstance(identity, dict) or not isinstance(identity.get("sha256"), str):
         return "the manifest does not tell what was reduced"
     try:
-        if manifest["key"] != StageKeys(identity["sha256"], settings, named_sha256(settings.warm_start)).result:
-            return "the result is of other settings"
+        if manifest["key"] != StageKeys.of(identity["sha256"], settings).result:
+            return OTHER_SETTINGS
         if not stored_run(found) or not _is_unchanged(found, manifest, settings):
             return "the files of the scan have changed"
     except (QuietbeamError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ __all__ = ["THUMBNAIL", "draw_thumbnail", "thumbnails_of"]
 THUMBNAIL = "thumbnail.png"
 SIDE = 96
 """Longest side of a thumbnail, pixels."""
+MOST_VOXELS = 2**22
+"""Of a chunk that is decoded for a picture where the preview is too small for one: some seconds."""
 
 
 def thumbnails_of(output: Path, rows: Iterable[ScanRow]) -> dict[str, str]:
@@ -53,7 +56,7 @@ def _thumbnail(folder: Path) -> bytes | None:
 
 
 def draw_thumbnail(archive: Path) -> bytes:
-    """Draw the middle slice of an archive from its preview, so that no chunk is decoded.
+    """Draw the middle slice of an archive: from its preview, or decoded where that is smaller and it takes seconds.
 
     Parameters
     ----------
@@ -72,8 +75,10 @@ def draw_thumbnail(archive: Path) -> bytes:
         If the archive is damaged.
     """
     with open_archive(archive, cache_bytes=0) as opened:
-        if opened.preview_factor is None:
-            middle = opened[opened.shape[0] // 2]
+        num_slices, *sides = opened.shape
+        factor = opened.preview_factor
+        if factor is None or (max(sides) < SIDE * factor and math.prod(opened.chunks) <= MOST_VOXELS):
+            middle = opened[num_slices // 2]
         else:
             preview = opened.preview()
             middle = preview[len(preview) // 2]

@@ -13,7 +13,7 @@ from quietbeam.reconstruction.errors import QuietbeamError
 
 __all__ = ["Found", "check_targets", "find_results", "foreign_names", "is_result"]
 
-_OWN = frozenset({MANIFEST, METRICS, PREVIEW, ".lock", "work", "worker.log", "run.json", "published"})
+_OWN = frozenset({MANIFEST, METRICS, PREVIEW, ".lock", "work", "worker.log", "run.json", "published", "thumbnail.png"})
 """What quietbeam leaves in an output folder that is no part of the result."""
 
 

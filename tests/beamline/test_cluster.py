@@ -85,7 +85,7 @@ def test_without_dask_a_second_worker_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("scheduler", ["", "tcp:8786", "ssh://host", "SLURM"])
 def test_an_unknown_scheduler_is_refused(scheduler):
-    with pytest.raises(ClusterError, match="--scheduler: expected local, slurm, tcp://HOST:PORT or tls://HOST:PORT"):
+    with pytest.raises(ValueError, match="--scheduler: expected local, slurm, tcp://HOST:PORT or tls://HOST:PORT"):
         check_scheduler(scheduler)
 
 

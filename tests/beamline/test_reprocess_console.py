@@ -183,7 +183,8 @@ class TestDryRun:
     def test_estimates_workers_and_job_script(self, raw, output):
         cluster = ClusterSettings(queue="gpu", cores=4, memory_gib=16, jobs=3, walltime="02:00:00")
         lines = describe(raw, output, cluster, "slurm")
-        assert "8 projections of 4 x 16, about " in lines[0]
+        assert lines[0].startswith("measuring this machine")
+        assert "8 projections of 4 x 16, about " in lines[1]
         assert "workers       3 jobs of SLURM, a worker each" in lines
         assert any(line.startswith("time          about ") and line.endswith("roughly guessed") for line in lines)
         assert any(line.startswith("disk          about ") for line in lines)
