@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "file_sha256", "remove", "sync", "write_atomically"]
+__all__ = ["atomic_path", "file_sha256", "remove", "remove_shared", "sync", "temporaries_of", "write_atomically"]
 
 _BLOCK = 8 * 2**20
+_WRITER = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial|\.partial")
 
 
 @contextmanager
-def atomic_path(path: Path, writer: str = "") -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same folder; what is written there is flushed and renamed to `path` at the end.
+
+    The name is of this writer alone: of several at once, each writes its own, and the last one stays.
 
     Parameters
     ----------
     path : Path
         Final name; a file of that name is replaced by a file, never a folder that holds something.
-    writer : str
-        Tells apart those that may write the same at once. What a killed one leaves is then for others to remove.
 
     Yields
     ------
     Path
-        Temporary name, for a file or a folder; nothing is there, also if a killed process had left something. If the
-        block raises, what was written is removed and `path` is as before.
+        Temporary name, for a file or a folder; nothing is there, and what killed processes of this machine left for
+        the same `path` is removed. If the block raises, what was written is removed and `path` is as before.
     """
-    temporary = path.with_name(f".{path.name}.{writer}.partial" if writer else f".{path.name}.partial")
-    remove(temporary)
+    for left in temporaries_of(path):
+        if not _may_be_written(left, path):
+            remove(left)
+    temporary = _new_temporary(path)
     try:
         yield temporary
         for inner in temporary.rglob("*"):
@@ -42,6 +48,54 @@ def atomic_path(path: Path, writer: str = "") -> Iterator[Path]:
         sync(path.parent)
     finally:
         remove(temporary)
+
+
+def temporaries_of(path: Path) -> list[Path]:
+    """Give the temporary files and folders that writers of `path` have, or left when they were killed."""
+    start = f".{path.name}"
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(start)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path.with_name(name) for name in names if _WRITER.fullmatch(name, len(start))]
+
+
+def _new_temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def _may_be_written(temporary: Path, path: Path) -> bool:
+    """Tell whether the writer of a temporary may still be there; of other machines that is not known."""
+    writer = _WRITER.fullmatch(temporary.name, len(path.name) + 1)
+    if writer is None or writer[1] is None:
+        return False
+    if writer[1] != _machine():
+        return True
+    try:
+        os.kill(int(writer[2]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # a process of another user
+    return True
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def remove_shared(path: Path) -> None:
+    """Remove a folder, if it is there, that others may still write into: they find it gone."""
+    aside = _new_temporary(path)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)  # a network disk keeps open files
+    else:
+        aside.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

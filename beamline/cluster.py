@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,7 +50,13 @@ def needs_dask(scheduler: str | None, plan: WorkerPlan) -> bool:
 
 
 @contextmanager
-def open_pool(scheduler: str | None, settings: ClusterSettings, plan: WorkerPlan, folder: Path) -> Iterator[Pool]:
+def open_pool(
+    scheduler: str | None,
+    settings: ClusterSettings,
+    plan: WorkerPlan,
+    folder: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Pool]:
     """Have workers while the block runs.
 
     Parameters
@@ -63,6 +69,8 @@ def open_pool(scheduler: str | None, settings: ClusterSettings, plan: WorkerPlan
         The workers of this machine, where they are local; one of them is this process itself.
     folder : Path
         Of the series, there; all workers must see it. Dask's log is written into it.
+    say : callable
+        Tells the user what is waited for.
 
     Yields
     ------
@@ -87,7 +95,7 @@ def open_pool(scheduler: str | None, settings: ClusterSettings, plan: WorkerPlan
     elif where == "slurm":
         opened = slurm_pool(settings, folder, folder / LOG)
     else:
-        opened = connected_pool(where, settings, folder, folder / LOG)
+        opened = connected_pool(where, settings, folder, folder / LOG, say)
     with opened as pool:
         yield pool
 

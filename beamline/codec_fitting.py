@@ -71,8 +71,10 @@ def fit_codec(job: Job, volume: VolumePieces, key: str) -> FittedCodec:
     file, history = _take(job, volume) or _keep(job, volume, key)
     fitted = unpack_codec(name, read_packed(file), where=str(file))
     state = fitted.to_bytes()
-    where = "stored once" if job.settings.archive.embed else "in a file that archives with the same decoder share"
-    job.decide("codec", name, f"{len(state)} bytes to decode with, {where}")
+    where = (
+        "stored once" if job.settings.archive.embed else "stored in a file that archives with the same decoder share"
+    )
+    job.decide("codec", name, f"{len(state)} bytes to decode with, {where} if a chunk needs them")
     return FittedCodec(file, history, state, isinstance(fitted, HasParts))
 
 

@@ -53,7 +53,9 @@ class SliceDenoiser:
     def denoise_slice(self, model: MSD, context: NDArray[np.float32]) -> NDArray[np.float32]:
         """Denoise the middle of some slices, shape (channel, y, x)."""
         tile_size, precision = self.settings.compute.tile_size, self.settings.inference.precision
-        return denoise_slice(model, context, tile_size=tile_size, precision=precision, device=self.device)
+        return denoise_slice(
+            model, context, tile_size=tile_size, precision=precision, device=self.device, limit=self.limit
+        )
 
     def apply(self, model: MSD, context: NDArray[np.float32]) -> NDArray[np.float32]:
         """Do the same, with 0 outside the circle."""

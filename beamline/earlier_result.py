@@ -14,9 +14,10 @@ from .job import Job
 from .journal import stage_key
 from .manifest import FILES, OPTIONAL_FILES, read_manifest
 from .scan import Scan, file_signature
-from .workspace import MANIFEST, METRICS, PIECES, PREVIEW, SCRATCH_FILES, Workspace
+from .settings import ReductionSettings
+from .workspace import ARCHIVE, MANIFEST, METRICS, PIECES, PREVIEW, SCRATCH_FILES, Workspace
 
-__all__ = ["is_done", "keep_apart", "nothing_left_of_a_refusal"]
+__all__ = ["is_done", "keep_apart", "missing_decoder", "nothing_left_of_a_refusal"]
 
 _BEFORE_ANY_STAGE = {"identity.json", "times.jsonl"}
 """What is put into the scratch folder to tell whether the result is there."""
@@ -94,13 +95,43 @@ def is_done(job: Job, overwrite: bool) -> bool:
         raise ReductionError(f"{error}; choose another -o, or say --overwrite") from error
     _reuse_identity(job, manifest["input"].get("identity"))
     if manifest["key"] == job.keys.result:
-        return _is_intact(path.parent, manifest["files"], by_content=overwrite)
+        intact = _is_intact(path.parent, manifest["files"], by_content=overwrite)
+        return intact and not missing_decoder(path.parent, job.settings)
     if not overwrite:
         raise ReductionError(
             f"{path.parent}: holds the results of another scan or of other settings; "
             "choose another -o, or say --overwrite"
         )
     return False
+
+
+def missing_decoder(output: Path, settings: ReductionSettings) -> str:
+    """Tell what the archive of a result lacks to be decoded, where its decoder is in another file.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of the result, whose files are there.
+    settings : ReductionSettings
+        With the folder of shared decoders, if one is named.
+
+    Returns
+    -------
+    str
+        Empty if the archive holds its decoder, or that is found and whole.
+    """
+    if settings.archive.embed:
+        return ""
+    from quietbeam.compress.archive import open_archive
+
+    folders = [settings.archive.decoders] if settings.archive.decoders else []
+    try:
+        with open_archive(output / ARCHIVE, cache_bytes=0, decoders=folders) as archive:
+            if archive.shares_decoder:
+                archive.read_part("codec")
+    except (QuietbeamError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _is_intact(output: Path, files: dict[str, Any], *, by_content: bool) -> bool:

@@ -6,13 +6,12 @@ Files do not say which of them count: a journal does.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .atomic import atomic_path, remove
+from .atomic import atomic_path, remove, remove_shared
 from .journal import Journal
 
 __all__ = ["new_piece", "piece_path", "take_up_pieces"]
@@ -29,7 +28,7 @@ def piece_path(folder: Path, start: int, stop: int, suffix: str) -> Path:
 @contextmanager
 def new_piece(path: Path) -> Iterator[BinaryIO]:
     """Write a piece, whole or not at all, whoever else writes the same one."""
-    with atomic_path(path, writer=uuid.uuid4().hex) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         yield file
 
 
@@ -54,8 +53,19 @@ def take_up_pieces(folder: Path, journal: Journal, suffix: str) -> Path:
     keyed = folder.absolute() / journal.key[:_KEY_LENGTH]
     keyed.mkdir(parents=True, exist_ok=True)
     pieces = {piece_path(keyed, record["start"], record["stop"], suffix): record for record in journal.pieces()}
-    there = set(keyed.iterdir())
-    for path in (*(there - pieces.keys()), *(other for other in folder.absolute().iterdir() if other != keyed)):
+    for path in set(keyed.iterdir()) - pieces.keys():
         remove(path)
-    journal.keep([record for path, record in pieces.items() if path in there])
+    for other in folder.absolute().iterdir():
+        if other != keyed:
+            remove_shared(other)
+    journal.keep([record for path, record in pieces.items() if _is_there(path)])
     return keyed
+
+
+def _is_there(path: Path) -> bool:
+    """Look for a file by opening it: what a network disk lists may be older than what others wrote."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return False
+    return True

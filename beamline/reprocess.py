@@ -103,7 +103,10 @@ def reprocess(
         _check_space(todo, told, output, settings.compute.scratch or cluster.scratch)
         memory = max((one.memory for one in told), default=0)
         plan = plan_workers(machine_facts(settings.compute.device), len(todo), memory, cluster)
-        with open_pool(scheduler, cluster, plan, output) as pool, progress.stage("scans", len(todo)) as bar:
+        with (
+            open_pool(scheduler, cluster, plan, output, progress.say) as pool,
+            progress.stage("scans", len(todo)) as bar,
+        ):
             teller = _Teller(ledger, progress, bar, summary, output / LOG)
             _conduct(todo, pool, teller, policy, output=output, cluster=cluster, overwrite=overwrite)
     return summary
@@ -207,17 +210,17 @@ class _Teller:
         self.ledger.progress(name, stage, done, total)
 
     def done(self, name: str) -> None:
-        self.ledger.done(name)
+        self.ledger.done(name)  # before the summary: where it cannot be noted, the scan is told as failed
         self.summary.done.append(name)
         self._tell(f"{name}: done in {time.monotonic() - self._began[name]:.1f} s")
 
     def failed(self, name: str, failure: Failure) -> None:
-        self.ledger.failed(name, failure)
         self.summary.failed[name] = failure
         self._tell(f"{name}: failed: {failure.reason}")
         if failure.trace:
-            with self.log.open("a") as log:
+            with contextlib.suppress(OSError), self.log.open("a") as log:
                 log.write(f"{name}: {failure.trace}\n")
+        self.ledger.failed(name, failure)
 
     def _tell(self, text: str) -> None:
         self.telling.say(text)

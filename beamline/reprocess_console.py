@@ -64,6 +64,7 @@ def reprocess(
     """
     options = {"cluster.workers": workers, "cluster.threads_per_worker": threads, "cluster.scratch": scratch}
     settings, cluster = _settings(config, sets, options)
+    output = output.absolute()
     from .cluster import check_scheduler
 
     check_scheduler(scheduler)
@@ -97,12 +98,16 @@ def _uids(runs: list[str] | None) -> list[str]:
 def _find(
     paths: list[str], uids: list[str], tiled: str | None, query: list[str], settings: ReductionSettings, output: Path
 ) -> Findings:
+    from .series.find_scans import missing_paths
     from .series.find_series import find_series
 
     if not (paths or uids or query):
         raise typer.BadParameter("give scans, folders or patterns, or --runs UIDS, or --tiled URI --query KEY=VALUE")
     if query and not tiled:
         raise typer.BadParameter("--query searches a catalogue: name it with --tiled URI")
+    missing = missing_paths(paths)
+    if missing:
+        raise typer.BadParameter(f"{'does' if len(missing) == 1 else 'do'} not exist: {', '.join(missing)}")
     findings = find_series(paths, uids, tiled, query, settings=settings.scan, output=output)
     if not findings.scans:
         looked = ", ".join([*paths, *query])
@@ -142,9 +147,14 @@ def _run(
 def _report(outcome: Outcome, output: Path) -> None:
     from .series.ledger import PAGE
 
-    typer.echo(f"{len(outcome.done)} done, {len(outcome.skipped)} were done before, {len(outcome.failed)} failed")
+    refused = f", {len(outcome.refused)} refused" if outcome.refused else ""
+    typer.echo(
+        f"{len(outcome.done)} done, {len(outcome.skipped)} were done before, {len(outcome.failed)} failed{refused}"
+    )
+    for name, why in outcome.refused.items():
+        typer.echo(f"refused: {name}: {why}", err=True)
     for name, row in outcome.failed.items():
         typer.echo(f"failed: {name}: {row.failure or row.state}: {row.reason}", err=True)
     typer.echo(f"index: {(output / PAGE).resolve()}")
-    if outcome.failed:
+    if outcome.failed or outcome.refused:
         raise typer.Exit(PARTIAL)

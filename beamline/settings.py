@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -37,6 +37,7 @@ __all__ = [
     "parse_overrides",
     "read_settings",
     "read_tables",
+    "where_from",
 ]
 
 
@@ -116,10 +117,38 @@ def read_settings(
     SettingsError
         Naming the key, what was expected and the nearest known name.
     """
+    overrides = list(overrides)
     tables = read_tables(config, overrides, options)
     if config is not None:
         tables.pop("cluster", None)  # of a series, which may be told all in one file
-    return check_tables(tables, str(config) if config else "settings")
+    return check_tables(tables, where_from(config, overrides, options))
+
+
+def where_from(
+    config: Path | None, overrides: Iterable[str] = (), options: Mapping[str, object] | None = None
+) -> Callable[[str], str]:
+    """Give what tells where a setting was given, for errors.
+
+    Parameters
+    ----------
+    config, overrides, options
+        See `read_settings`.
+
+    Returns
+    -------
+    callable
+        Takes ``stage.name``; gives ``--set``, the file, or ``settings``.
+    """
+    by_option = [*(options or {})]
+    by_set = [name for name in parse_overrides(overrides) if name not in by_option]
+
+    def where(name: str) -> str:
+        for place, names in (("settings", by_option), ("--set", by_set)):
+            if any(f"{name}.".startswith(f"{one}.") or (name and one.startswith(f"{name}.")) for one in names):
+                return place
+        return str(config) if config else "settings"
+
+    return where
 
 
 def read_tables(
@@ -148,15 +177,15 @@ def read_tables(
     return tables
 
 
-def check_tables(tables: dict[str, Any], where: str) -> ReductionSettings:
+def check_tables(tables: dict[str, Any], where: Callable[[str], str]) -> ReductionSettings:
     """Check tables of settings.
 
     Parameters
     ----------
     tables : dict
         Stage to its table.
-    where : str
-        Where they come from, for the error.
+    where : callable
+        Tells where a setting comes from, for the error; see `where_from`.
 
     Returns
     -------
@@ -230,8 +259,9 @@ def _is_a_choice(name: str, text: str) -> bool:
     return text in get_args(annotation)
 
 
-def _explain(where: str, tables: dict[str, Any], error: Any) -> str:
+def _explain(where_of: Callable[[str], str], tables: dict[str, Any], error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
+    where = where_of(name)
     if not name:
         return f"{where}: {error['msg']}"
     if error["type"] != "extra_forbidden":

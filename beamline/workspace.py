@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from quietbeam.reconstruction.errors import LockedError, ReductionError
 
-from .atomic import remove, sync
+from .atomic import remove, remove_shared, sync, temporaries_of
 from .journal import Journal, StageRecord, whole_lines
 from .piece_folder import take_up_pieces
 
@@ -35,6 +35,7 @@ ARCHIVE, NETWORK, REPORT, MANIFEST = "denoised.h5", "network.safetensors", "repo
 DISAGREEMENT, LEARNED_CODEC = "disagreement.npy", "codec.safetensors"
 METRICS, PREVIEW = "training.jsonl", "training.png"
 """Written while the network learns, to be looked at meanwhile: no part of the result."""
+RESULT_FILES = (ARCHIVE, NETWORK, REPORT, MANIFEST, DISAGREEMENT, LEARNED_CODEC, METRICS, PREVIEW)
 START = "start.safetensors"
 """Copy of the network that training begins with, in the scratch folder."""
 CODEC, TRAINED = "codec.packed", "trained.safetensors"
@@ -148,12 +149,19 @@ class Workspace:
         return times
 
     def clean(self) -> None:
-        """Remove what the stages left in the scratch folder, and the folder if nothing else lies in it."""
+        """Remove what the stages left in the scratch folder, and the folder if nothing else lies in it.
+
+        What killed processes left of the files of the result is removed too.
+        """
         for name in SCRATCH_FILES:
             (self.scratch / name).unlink(missing_ok=True)
-            (self.scratch / f".{name}.partial").unlink(missing_ok=True)
         for name in PIECES:
-            remove(self.scratch / name)
+            remove_shared(self.scratch / name)  # a worker that was given up may come late with a piece
+        ours = [self.scratch / name for name in (*SCRATCH_FILES, *PIECES)]
+        for path in (*ours, *(self.output / name for name in RESULT_FILES)):
+            for left in temporaries_of(path):
+                with contextlib.suppress(OSError):  # a network disk keeps open files
+                    remove(left)
         with contextlib.suppress(OSError):  # something of somebody else is in it
             self.scratch.rmdir()
 

@@ -29,8 +29,8 @@ from rows import Row, arguments, report
 
 from quietbeam.beamline.jobs.queue import JobQueue
 from quietbeam.beamline.jobs.submission import Submission, submission_of_scan, submit
-from quietbeam.beamline.manifest import verify_output
 from quietbeam.beamline.simulate import SimulateSettings, simulate_scan
+from quietbeam.beamline.verifying.results import verify_output
 
 HERE = Path(__file__).parent
 LIGHT_JOB = (sys.executable, "-I", "-S", str(HERE / "light_job.py"))

@@ -34,7 +34,7 @@ def embed_decoder(source: Path, target: Path, *, decoders: Sequence[Path] = ()) 
     DecoderError
         If the decoder is missing or damaged.
     ValueError
-        If the source holds its decoder already.
+        If the source holds its decoder already, or needs none.
     FileExistsError
         If `target` is there.
     OSError
@@ -44,7 +44,8 @@ def embed_decoder(source: Path, target: Path, *, decoders: Sequence[Path] = ()) 
         raise FileExistsError(f"{target} is there already: choose another name")
     with open_archive(source, cache_bytes=0, decoders=decoders) as archive, h5py.File(source, "r") as stored:
         if not archive.shares_decoder:
-            raise ValueError(f"{source}: holds its decoder already ({archive.format}): copy it as it is")
+            why = "holds its decoder already" if archive.entry("codec").num_bytes else "needs no decoder"
+            raise ValueError(f"{source}: {why} ({archive.format}): copy it as it is")
         with new_archive(target) as file:
             _copy(archive, stored, file)
 

@@ -118,6 +118,7 @@ def denoise_slice(
     tile_size: int = 512,
     precision: Precision = "float32",
     device: torch.device | None = None,
+    limit: DeviceLimit | None = None,
 ) -> NDArray[np.float32]:
     """Denoise the middle one of a few slices in memory.
 
@@ -127,7 +128,7 @@ def denoise_slice(
         Trained network with one output.
     context : float32, shape (in_channels, y, x)
         The slice with its context slices, in the unit of the data.
-    tile_size, precision, device
+    tile_size, precision, device, limit
         See `denoise_volume`.
 
     Returns
@@ -143,7 +144,9 @@ def denoise_slice(
     if model.out_channels != 1:
         raise ValueError(f"expected a network with one output, got {model.out_channels}: take denoise_passes")
     inputs = _InMemory(context)
-    denoised = denoise_passes(model, inputs, [(0,)], 0, tile_size=tile_size, precision=precision, device=device)
+    denoised = denoise_passes(
+        model, inputs, [(0,)], 0, tile_size=tile_size, precision=precision, device=device, limit=limit
+    )
     return np.asarray(denoised.mean[0])
 
 
@@ -157,12 +160,13 @@ def denoise_passes(
     tile_size: int = 512,
     precision: Precision = "float32",
     device: torch.device | None = None,
+    limit: DeviceLimit | None = None,
 ) -> Denoised:
     """Denoise one slice of a volume.
 
     Parameters
     ----------
-    model, inputs, passes, tile_size, precision, device
+    model, inputs, passes, tile_size, precision, device, limit
         See `denoise_volume`.
     centre : int
         The slice.
@@ -182,7 +186,7 @@ def denoise_passes(
     shape = (model.out_channels, *inputs.shape[-2:])
     mean = np.empty((1, *shape), np.float32)
     deviation = np.empty_like(mean) if disagreement else None
-    network = TiledNetwork(model, tile_size, precision, device)
+    network = TiledNetwork(model, tile_size, precision, device, limit)
     network.denoise(inputs, passes, centre, Outputs(mean, deviation, shape), (0,))
     return Denoised(mean[0], None if deviation is None else deviation[0])
 

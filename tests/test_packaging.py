@@ -99,7 +99,7 @@ def test_wheel_holds_every_source_and_nothing_else(wheel: zipfile.ZipFile) -> No
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".j2", ".typed"}
+        if path.suffix in {".py", ".j2", ".js", ".typed"}
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == {f"quietbeam/{path}" for path in expected}

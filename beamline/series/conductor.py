@@ -197,16 +197,22 @@ class Conductor:
         return None
 
     def _begin(self, index: int, found: FoundScan, settings: ReductionSettings) -> None:
-        request, lock = self.work.request(found, settings), ExitStack()
-        refused = guarded(lock.enter_context, (self.work.locked(request),))
-        if isinstance(refused, Failure):
+        lock = ExitStack()
+        request = guarded(self._take_hold, (found, settings, lock))
+        if isinstance(request, Failure):
+            guarded(lock.close, ())
             self.space.give_back(found.name)
-            self._tell_failed(found, refused)
+            self._tell_failed(found, request)
             return
         flight = _Flight(index, found, request, lock)
         self._flights.append(flight)
-        self.sink.begin(found, settings)
         self._ask(flight, None, self.work.advance, request, None)
+
+    def _take_hold(self, found: FoundScan, settings: ReductionSettings, lock: ExitStack) -> Any:
+        request = self.work.request(found, settings)
+        lock.enter_context(self.work.locked(request))
+        self.sink.begin(found, settings)
+        return request
 
     # -- on its way --------------------------------------------------------------------------------------------------
 
@@ -251,7 +257,7 @@ class Conductor:
             return
         flight.num_done += chunk.stop - chunk.start
         total = sum(part.stop - part.start for part in wanted.chunks)
-        self.sink.progress(flight.found.name, wanted.stage, flight.num_done, total)
+        guarded(self.sink.progress, (flight.found.name, wanted.stage, flight.num_done, total))
         if not flight.open:
             self._ask(flight, None, self.work.advance, flight.request, wanted.stage)
 
@@ -263,15 +269,19 @@ class Conductor:
             del self._asked[ticket]
 
     def _end(self, flight: _Flight) -> None:
+        """Tell how it went; where that goes wrong, as on a full disk, the scan has failed, and no other one."""
         self._flights.remove(flight)
-        flight.lock.close()
+        unlocked = guarded(flight.lock.close, ())
         self.space.give_back(flight.found.name)
-        if flight.failure:
-            self._tell_failed(flight.found, flight.failure)
-        else:
-            self.policy.finished(flight.found.name, flight.request.output)
-            self.sink.done(flight.found.name)
+        name = flight.found.name
+        failed = flight.failure or unlocked or guarded(self.policy.finished, (name, flight.request.output))
+        if isinstance(failed, Failure):
+            self._tell_failed(flight.found, failed)
+            return
+        failed = guarded(self.sink.done, (name,))
+        if isinstance(failed, Failure):
+            guarded(self.sink.failed, (name, failed))
 
     def _tell_failed(self, found: FoundScan, failure: Failure) -> None:
-        self.policy.failed(found.name)
-        self.sink.failed(found.name, failure)
+        guarded(self.policy.failed, (found.name,))
+        guarded(self.sink.failed, (found.name, failure))

@@ -7,33 +7,43 @@ another call, and the one that was under way there is to blame.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import queue
 import time
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quietbeam.reconstruction.errors import ClusterError
 
 from .cluster_settings import ClusterSettings
 from .pool import Failure, Ticket, guarded
+from .worker_check import AT_WORK, CALL_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from distributed import Client, Future
 
     Complaints = Callable[[Collection[str]], dict[str, str]]
 
 __all__ = ["DaskPool"]
 
+Answer = TypeVar("Answer")
+
 LOOK_SECONDS = 0.25
 """Time between two looks at the workers: when one has gone or come, it is known after that."""
 
 FETCH_SECONDS = 5.0
 """Time that a worker has to send its answer, a small record, when it has it."""
+
+AGAIN_SECONDS = 30.0
+"""Time between two looks at a worker that is still at work for another command."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +107,15 @@ class DaskPool:
         self._sent: dict[str, _Sent] = {}
         self._answered: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._ready: list[tuple[Ticket, Any]] = []
-        self._seen = time.monotonic()
+        self._looked = self._seen = self._checked = time.monotonic()
         self._workers: set[str] = set()
         self.unfit: dict[str, str] = {}
         self._look()
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether there is a worker that gets calls."""
+        return bool(self._workers)
 
     @property
     def num_workers(self) -> int:
@@ -125,20 +140,22 @@ class DaskPool:
         while not self._ready:
             if not self._waiting and not self._sent:
                 raise IndexError("nothing was asked for")
-            self._send()
-            try:
-                self._take(self._answered.get(timeout=LOOK_SECONDS))
-            except queue.Empty:
+            if time.monotonic() - self._looked > LOOK_SECONDS:  # also while answers come steadily
                 self._look()
                 self._take_lost()
+            self._send()
+            with contextlib.suppress(queue.Empty):
+                self._take(self._answered.get(timeout=LOOK_SECONDS))
         return self._ready.pop(0)
 
     def _send(self) -> None:
         """Give each worker that has nothing to do the next call."""
+        if self._client.status != "running":
+            return
         idle = self._workers - {sent.worker for sent in self._sent.values()}
         for worker in sorted(idle)[: len(self._waiting)]:
             task = heapq.heappop(self._waiting)
-            key = f"quietbeam-{self._name}-{task.ticket.number}-{task.losses}"
+            key = f"{CALL_PREFIX}{self._name}-{task.ticket.number}-{task.losses}"
             future = self._client.submit(task.call, key=key, workers=[worker], pure=False)
             self._sent[key] = _Sent(task, worker, future)
             future.add_done_callback(lambda done: self._answered.put(done.key))
@@ -151,17 +168,32 @@ class DaskPool:
         try:
             if sent.future.status != "finished":
                 self._take_error(sent)
-            elif not self._client.who_has([sent.future])[key]:
+            elif not self._holders(key):
                 self._lose(sent)  # the answer went with its worker; Dask would wait for ever for it
             else:
                 self._ready.append((sent.task.ticket, sent.future.result(timeout=FETCH_SECONDS)))
-        except TimeoutError:
-            self._look()
-            self._take_lost()
+        except (OSError, CancelledError):  # out of reach for now, perhaps for ever: `_look` tells
+            time.sleep(LOOK_SECONDS)
             self._answered.put(key)
             return
         del self._sent[key]
         sent.future.release()
+
+    def _holders(self, key: str) -> Collection[str]:
+        """Ask which workers have an answer."""
+        found: dict[str, Collection[str]] = self._asked(lambda scheduler: scheduler.who_has(keys=[key]))
+        return found.get(key, ())
+
+    def _asked(self, question: Callable[[Any], Awaitable[Answer]]) -> Answer:
+        """Wait for the scheduler's answer, no longer than it may be out of reach; an `OSError` if there is none."""
+
+        async def ask() -> Answer:
+            if self._client.scheduler is None:
+                raise ConnectionError("not connected")
+            return await question(self._client.scheduler)
+
+        answer: Answer = self._client.sync(ask, callback_timeout=self._lost_seconds)
+        return answer
 
     def _take_error(self, sent: _Sent) -> None:
         """Tell what went wrong outside of the call: its worker died, or it could not be sent or answered."""
@@ -193,14 +225,26 @@ class DaskPool:
 
     def _look(self) -> None:
         """See which workers there are."""
+        self._looked = time.monotonic()
         if self._client.status == "running":
-            info = self._client.scheduler_info(n_workers=-1)["workers"]
-            self._seen = time.monotonic()
-            self.unfit |= self._complaints(set(info) - self._workers - set(self.unfit))
-            self._workers = set(info) - set(self.unfit)
-            self.memory = min((info[worker]["memory_limit"] for worker in self._workers), default=0) or self.memory
-        elif time.monotonic() - self._seen > self._lost_seconds or self._client.status == "closed":
+            with contextlib.suppress(OSError):
+                self._take_stock()
+                self._seen = self._looked = time.monotonic()
+                return
+        if time.monotonic() - self._seen > self._lost_seconds or self._client.status == "closed":
             raise ClusterError(
                 f"the Dask scheduler cannot be reached any more; see {self._log}. "
                 "What was done is kept: give the same command again"
             )
+
+    def _take_stock(self) -> None:
+        info = self._asked(lambda scheduler: scheduler.identity(n_workers=-1))["workers"]
+        unfit = {worker: complaint for worker, complaint in self.unfit.items() if worker in info}
+        new = set(info) - self._workers - set(unfit)
+        if time.monotonic() - self._checked > AGAIN_SECONDS:
+            new |= {worker for worker, complaint in unfit.items() if complaint == AT_WORK}
+            self._checked = time.monotonic()
+        kept = {worker: complaint for worker, complaint in unfit.items() if worker not in new}
+        self.unfit = kept | self._complaints(new)
+        self._workers = set(info) - set(self.unfit)
+        self.memory = min((info[worker]["memory_limit"] for worker in self._workers), default=0) or self.memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .cluster_log import environment_kept, logged_to
 from .cluster_settings import ClusterSettings
 from .dask_pool import DaskPool
 from .slurm import PRELOAD, job_options, preview_script
-from .worker_check import WorkerCheck, written_tokens
+from .worker_check import AT_WORK, WorkerCheck, written_tokens
 from .worker_plan import WorkerPlan
 from .worker_setup import LOG_VARIABLE
 
@@ -104,7 +104,9 @@ def _protocol(settings: ClusterSettings) -> str:
 
 
 @contextmanager
-def connected_pool(address: str, settings: ClusterSettings, folder: Path, log: Path) -> Iterator[DaskPool]:
+def connected_pool(
+    address: str, settings: ClusterSettings, folder: Path, log: Path, say: Callable[[str], None]
+) -> Iterator[DaskPool]:
     """Use the workers of a scheduler that runs already.
 
     Parameters
@@ -117,6 +119,8 @@ def connected_pool(address: str, settings: ClusterSettings, folder: Path, log: P
         Of the series, which all workers must see.
     log : Path
         Where Dask writes here.
+    say : callable
+        Tells the user what is waited for.
 
     Yields
     ------
@@ -129,6 +133,7 @@ def connected_pool(address: str, settings: ClusterSettings, folder: Path, log: P
         If there is no scheduler or no worker, or one that cannot do the work.
     """
     with logged_to(log), written_tokens(_shared(settings, folder)) as tokens:
+        say(f"waiting for the Dask scheduler at {address}, up to {settings.wait_seconds:g} s")
         try:
             client = Client(address, timeout=settings.wait_seconds, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
@@ -207,8 +212,10 @@ def _pool(
     except TimeoutError as error:
         waited = f"{settings.wait_seconds:g} s (cluster.wait_seconds)"
         raise ClusterError(f"no worker came within {waited}; see {log}") from error
+    except OSError as error:
+        raise ClusterError(f"the Dask scheduler cannot be reached any more ({error}); see {log}") from error
     pool = DaskPool(client, settings, check, log, threads)
-    if pool.unfit:
+    if pool.unfit and not (pool.has_workers and set(pool.unfit.values()) == {AT_WORK}):
         said = "; ".join(f"worker {worker}: {complaint}" for worker, complaint in sorted(pool.unfit.items()))
         raise ClusterError(said)
     return pool

@@ -23,7 +23,8 @@ from .find_scans import Findings, FoundScan
 from .found_runs import RUN_FILE, put_run
 from .ledger import Ledger
 from .series_plan import PlannedScan, plan_series
-from .standing import OTHER_SETTINGS, What
+from .slurm import job_options
+from .standing import What
 from .worker_plan import WorkerPlan, machine_facts, plan_workers
 
 __all__ = ["describe_series"]
@@ -73,7 +74,11 @@ def describe_series(
     ------
     SpaceError
         If the disk cannot hold it, after all is said.
+    ClusterError
+        If a setting that SLURM needs is missing, before anything is said.
     """
+    if check_scheduler(scheduler) == "slurm":
+        job_options(cluster, ledger.output)
     planned = plan_series([one for one in findings.scans if not one.problem], ledger, settings)
     told = [_open(one) for one in planned if one.standing.what == "to do"]
     if any(one.scan is not None and not cached_rates(one.scan, one.planned.settings) for one in told):
@@ -84,8 +89,8 @@ def describe_series(
     yield from (f"{'no scan':<14}{one.name}: {one.problem}" for one in findings.scans if one.problem)
     yield from (f"{'left out':<14}{one.path}: {one.why}" for one in findings.left_out)
     counts = Counter(one.standing.what for one in planned)
-    words = ", ".join(f"{counts[what]} {what}" for what in get_args(What))
-    yield f"{len(findings.scans)} scans: {words}; left out: {len(findings.left_out)}"
+    words = ", ".join(f"{counts[what]} {what}" for what in get_args(What) if counts[what] or what != "refused")
+    yield f"{_count(len(findings.scans), 'scan')}: {words}; left out: {len(findings.left_out)}"
     known = [one for one in estimates.values() if one is not None]
     if known:
         yield from _describe_whole(
@@ -139,14 +144,14 @@ def _describe_scans(
     opened = {one.planned.found.name: one for one in told}
     for one in planned:
         name = one.found.name
-        if one.standing.what != "to do":
+        if one.standing.what == "refused":
+            yield f"{'refused':<14}{name}: {one.standing.why}"
+        elif one.standing.what != "to do":
             row = ledger.rows.get(name)
             why = f" ({row.failure}: {one.standing.why})" if row and one.standing.why else ""
             yield f"{one.standing.what:<14}{name}{why}"
         elif opened[name].scan is None:
             yield f"{'to do':<14}{name}: will fail: {opened[name].problem}"
-        elif one.standing.why == OTHER_SETTINGS and not ledger.overwrite:
-            yield f"{'to do':<14}{name}: will fail: {OTHER_SETTINGS}; say --overwrite, or choose another -o"
         else:
             yield f"{'to do':<14}{name}: {_describe(opened[name].scan, estimates[name])}; {one.standing.why}"
 
@@ -186,10 +191,15 @@ def _describe_whole(
     check_series_space(whole, output, scratch=cluster.scratch)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _workers(where: str | None, cluster: ClusterSettings, plan: WorkerPlan) -> tuple[int, str]:
     if where is None:
-        return plan.num_workers, f"{plan.num_workers} on this machine, {plan.threads} threads each ({plan.reason})"
+        threads = _count(plan.threads, "thread")
+        return plan.num_workers, f"{plan.num_workers} on this machine, {threads} each ({plan.reason})"
     if where == "slurm":
-        return cluster.jobs, f"{cluster.jobs} jobs of SLURM, a worker each"
+        return cluster.jobs, f"{_count(cluster.jobs, 'job')} of SLURM, a worker each"
     number = cluster.workers or 1
     return number, f"those of {where}; the time is told for {number}"

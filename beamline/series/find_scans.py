@@ -17,7 +17,7 @@ from quietbeam.reconstruction.errors import ScanError
 from .folder_search import LeftOut, Looked, look_at_file, search_folder
 from .scan_names import common_folder, fold, name_scans, safe_name
 
-__all__ = ["Findings", "FoundScan", "find_scans", "merge"]
+__all__ = ["Findings", "FoundScan", "find_scans", "is_there", "merge", "missing_paths"]
 
 _MAGIC = re.compile(r"[*?\[]")
 _LIST = "@"
@@ -78,7 +78,8 @@ def find_scans(
     targets : sequence of str
         Files; folders, which are searched with all below them; patterns such as ``raw/**/*.h5``; ``@list.txt``, a text
         file with one of these a line. A file that is named is taken whatever it is, also if it is not there: that is
-        told when it is reduced. What a folder or a pattern gives is looked at, and left out if it is no scan.
+        told when it is reduced (`missing_paths` tells before). What a folder or a pattern gives is looked at, and left
+        out if it is no scan.
     settings : ScanSettings, optional
         What the user knows of the scans.
     output : Path
@@ -107,9 +108,34 @@ def find_scans(
         else:
             scans.setdefault(str(met.path.resolve()), met)
     names = name_scans(_stems(scans, taken), taken)
-    found = [FoundScan(names[source], met.path, source) for source, met in scans.items()]
+    found = [
+        FoundScan(names[source], met.path, source, problem=_why_unreachable(met.path)) for source, met in scans.items()
+    ]
     out = [LeftOut(path, why) for path, why in left_out.items()]
     return Findings(tuple(sorted(found, key=lambda one: one.name)), tuple(sorted(out, key=lambda one: one.path)))
+
+
+def missing_paths(targets: Sequence[str]) -> list[str]:
+    """Name the paths that a person gave by themselves, in no list and no pattern, and that do not exist."""
+    named = [target for target in targets if not target.startswith(_LIST) and not _MAGIC.search(target)]
+    return [target for target in named if not is_there(Path(target)) and not _why_unreachable(Path(target))]
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is a file or a folder that can be looked at; one in a folder that is closed to us is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _why_unreachable(path: Path) -> str:
+    """Tell why it cannot even be told whether a file is there; empty if it can."""
+    try:
+        path.exists()
+    except OSError as error:
+        return f"{path}: cannot be looked at ({error.strerror})"
+    return ""
 
 
 class _Met(NamedTuple):
@@ -148,9 +174,9 @@ def merge(findings: Sequence[Findings]) -> Findings:
 def _look_at_all(targets: Sequence[str], settings: ScanSettings, known: Mapping[str, str]) -> Iterator[_Met]:
     for target in _without_lists(targets):
         path = _plain(Path(target).absolute())
-        if path.is_dir():
+        if is_there(path) and path.is_dir():
             yield from (_Met(path, looked) for looked in _look_into(path, settings, known))
-        elif path.exists() or not _MAGIC.search(target):
+        elif is_there(path) or not _MAGIC.search(target):
             yield _Met(path.parent, path)
         else:
             yield from _look_for(target, settings, known)
@@ -164,7 +190,7 @@ def _plain(path: Path) -> Path:
 def _without_lists(targets: Sequence[str]) -> Iterator[str]:
     """Put the lines of lists in their place; empty ones, and those that begin with #, are for people."""
     for target in targets:
-        if not target.startswith(_LIST) or Path(target).exists():
+        if not target.startswith(_LIST) or is_there(Path(target)):
             yield target
             continue
         try:

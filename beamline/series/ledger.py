@@ -73,6 +73,8 @@ class Ledger:
     ----------
     rows : dict of str to ScanRow
         By name. Those of earlier commands are among them.
+    refused : dict of str to str
+        Scans of which there is a result of other settings, which stays; with what to do.
 
     Raises
     ------
@@ -91,7 +93,9 @@ class Ledger:
     ) -> None:
         self.output, self.asked = output, asked or ReductionSettings()
         self.rows = read_index(output)
+        self.refused: dict[str, str] = {}
         self._found: dict[str, FoundScan] = {}
+        self._settings: dict[str, ReductionSettings] = {}
         self.overwrite, self._again, self._now = overwrite, retry_failed or overwrite, now
         self._guard = threading.RLock()
         self._timer: threading.Timer | None = None
@@ -119,10 +123,12 @@ class Ledger:
         """
         row = self.rows.get(found.name)
         folder = self.output / found.name
-        return standing_of(found, folder, settings, row, asked=self.asked, retry_failed=self._again)
+        return standing_of(
+            found, folder, settings, row, asked=self.asked, retry_failed=self._again, overwrite=self.overwrite
+        )
 
     def needs_work(self, found: FoundScan, settings: ReductionSettings) -> bool:
-        """Tell whether a scan is to be done; the row of one that is done is brought up to date.
+        """Tell whether a scan is to be done; the row of one that has a result is brought up to date.
 
         Parameters
         ----------
@@ -132,10 +138,12 @@ class Ledger:
         Returns
         -------
         bool
-            False if it is done, or failed before and nothing has changed.
+            False if it is done, has a result of other settings, or failed before and nothing has changed.
         """
         standing, row = self.standing(found, settings), self.rows.get(found.name)
-        if standing.what == "done" and (row is None or row.state != "done" or row.source != found.source):
+        if standing.what == "refused":
+            self.refused[found.name] = standing.why
+        if standing.what in ("done", "refused") and (row is None or row.state != "done" or row.source != found.source):
             self._put(self._row_of_result(found.name, found.source))
         return standing.what == "to do"
 
@@ -146,7 +154,7 @@ class Ledger:
 
     def begin(self, found: FoundScan, settings: ReductionSettings) -> None:
         """Note that a scan is being worked on, with these settings of its own."""
-        self._found[found.name] = found
+        self._found[found.name], self._settings[found.name] = found, settings
         self._put(ScanRow(found.name, found.source, "running", started=self._now()))
 
     def progress(self, name: str, stage: str, done: int, total: int) -> None:
@@ -159,12 +167,20 @@ class Ledger:
         self._put(self._row_of_result(name, row.source, started=row.started, finished=self._now()))
 
     def failed(self, name: str, failure: Failure) -> None:
-        """Note that a scan was given up, and with what settings and files."""
+        """Note that a scan was given up, and with what settings and files; a result of other settings stays."""
+        if failure.kind == "refused" and self._keeps_other_result(name):
+            return
         row = self.rows[name].failed(failure, self._now())
         if name in self._found and not row.may_pass:
             signature = tuple(failure_signature(self._found[name], self.output / name, self.asked))
             row = dataclasses.replace(row, settings_key=settings_key(self.asked), signature=signature)
         self._put(row)
+
+    def _keeps_other_result(self, name: str) -> bool:
+        """Tell whether a scan, begun with settings that were not known before, has a result of others in its place."""
+        if name in self._settings and self.standing(self._found[name], self._settings[name]).what == "refused":
+            self.needs_work(self._found[name], self._settings[name])
+        return name in self.refused
 
     def refuse(self, found: FoundScan) -> None:
         """Note a scan that was named, and of which there is nothing to open; it is looked for again each time."""

@@ -12,8 +12,10 @@ from pathlib import Path
 
 __all__ = ["RESERVED", "common_folder", "fold", "name_scans", "safe_name"]
 
-RESERVED = frozenset({"decoders", "work"})
-"""Names of folders that a series has for itself."""
+RESERVED = frozenset(
+    {"decoders", "work", "index.html", "index.json", "index.csv", "index.js", "series.json", "cluster.log"}
+)
+"""Names of files and folders that a series has for itself, or may have; hidden ones are no scan's in any case."""
 MOST_BYTES = 120
 """Of a name, so that what is put before or behind it by others still makes a name of at most 255 bytes."""
 DIGITS = 8

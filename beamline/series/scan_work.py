@@ -13,6 +13,7 @@ from quietbeam.beamline.settings import ReductionSettings
 
 from .conductor import ScanWork
 from .find_scans import FoundScan
+from .series_settings import absolute_settings
 
 __all__ = ["Advance", "Requests", "reduction_work"]
 
@@ -42,15 +43,15 @@ class Requests:
     overwrite: bool = False
 
     def __call__(self, found: FoundScan, settings: ReductionSettings) -> ScanRequest:
-        """Give the request of a scan; what is changed here enters no key."""
+        """Give the request of a scan, with no path that counts from this folder; what is changed enters no key."""
         compute = settings.compute
         given = {
             "threads": compute.threads or self.threads,
             "memory_gib": compute.memory_gib or self.memory_gib,
             "scratch": compute.scratch or self.scratch,
         }
-        settings = settings.model_copy(update={"compute": compute.model_copy(update=given)})
-        return ScanRequest(found.path, self.output / found.name, settings, self.overwrite)
+        settings = absolute_settings(settings.model_copy(update={"compute": compute.model_copy(update=given)}))
+        return ScanRequest(found.path.absolute(), self.output.absolute() / found.name, settings, self.overwrite)
 
 
 @dataclass(frozen=True)

@@ -61,5 +61,5 @@ def _tell(policy: SeriesPolicy, planned: PlannedScan, ledger: Ledger) -> None:
     name = planned.found.name
     if planned.standing.what == "done":
         policy.finished(name, ledger.output / name)
-    elif planned.standing.what == "failed before":
+    elif planned.standing.what in ("failed before", "refused"):
         policy.failed(name)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from quietbeam.beamline.earlier_result import missing_decoder
 from quietbeam.beamline.journal import stage_key
 from quietbeam.beamline.manifest import read_manifest
 from quietbeam.beamline.scan import file_signature, open_scan
@@ -17,15 +18,16 @@ from quietbeam.beamline.stage_keys import StageKeys
 from quietbeam.beamline.workspace import MANIFEST
 from quietbeam.reconstruction.errors import ArchiveError, QuietbeamError
 
-from .find_scans import FoundScan
+from .find_scans import FoundScan, is_there
 from .found_runs import stored_run
 from .scan_row import ScanRow
 
 __all__ = ["OTHER_SETTINGS", "Standing", "What", "failure_signature", "settings_key", "standing_of"]
 
 
-OTHER_SETTINGS = "the result is of other settings"
-What = Literal["to do", "done", "failed before"]
+OTHER_SETTINGS = "holds a result of other settings; say --overwrite, or choose another -o"
+"""Why a scan is refused."""
+What = Literal["to do", "done", "failed before", "refused"]
 """How a scan may stand."""
 
 
@@ -33,7 +35,8 @@ class Standing(NamedTuple):
     """How a scan stands before a command, and why.
 
     ``to do``: never done, or changed since; ``done``: with these settings, and all files are there; ``failed before``:
-    for a reason that lies in the scan or its settings, and nothing has changed.
+    for a reason that lies in the scan or its settings, and nothing has changed; ``refused``: there is a result of other
+    settings, which stays.
     """
 
     what: What
@@ -48,6 +51,7 @@ def standing_of(
     *,
     asked: ReductionSettings,
     retry_failed: bool = False,
+    overwrite: bool = False,
 ) -> Standing:
     """Tell whether a scan is still to be done.
 
@@ -65,6 +69,8 @@ def standing_of(
         Of the series.
     retry_failed : bool
         Try again what failed, whatever the reason.
+    overwrite : bool
+        Replace a result of other settings.
 
     Returns
     -------
@@ -74,6 +80,8 @@ def standing_of(
     why = _why_not_done(found, output, settings)
     if not why:
         return Standing("done")
+    if why == OTHER_SETTINGS and not overwrite:
+        return Standing("refused", why)
     if row is None or row.state != "failed":
         return Standing("to do", why)
     if retry_failed:
@@ -89,7 +97,7 @@ def standing_of(
 
 def _why_not_done(found: FoundScan, output: Path, settings: ReductionSettings) -> str:
     """Tell why a scan is not done; empty if it is."""
-    if not (output / MANIFEST).exists():
+    if not is_there(output / MANIFEST):
         return "no result yet"
     try:
         manifest = read_manifest(output / MANIFEST)
@@ -105,7 +113,7 @@ def _why_not_done(found: FoundScan, output: Path, settings: ReductionSettings) -
             return "the files of the scan have changed"
     except (QuietbeamError, OSError) as error:
         return str(error)
-    return _what_is_missing(output, manifest["files"])
+    return _what_is_missing(output, manifest["files"]) or missing_decoder(output, settings)
 
 
 def _is_unchanged(found: FoundScan, manifest: dict[str, Any], settings: ReductionSettings) -> bool:
@@ -120,7 +128,8 @@ def _is_unchanged(found: FoundScan, manifest: dict[str, Any], settings: Reductio
     same_choices = (manifest["settings"].get("scan") or {}) == settings.scan.model_dump(mode="json")
     same_place = manifest["input"].get("path") == str(found.path.resolve())
     if not (same_choices and same_place and found.path.is_file()):
-        return file_signature(open_scan(found.path, settings.scan)) == then
+        at_once = settings.scan.model_copy(update={"wait_seconds": 0.0})
+        return file_signature(open_scan(found.path, at_once)) == then
     return [_stat(Path(entry[0])) for entry in then] == then
 
 
@@ -161,12 +170,12 @@ def failure_signature(found: FoundScan, output: Path, settings: ReductionSetting
         that this lies in, since a file that it leads to may have been missing.
     """
     manifest = output / MANIFEST
-    result = manifest.stat().st_mtime_ns if manifest.exists() else None
+    result = manifest.stat().st_mtime_ns if is_there(manifest) else None
     at_once = settings.scan.model_copy(update={"wait_seconds": 0.0})
     try:
         sources: list[Any] = file_signature(open_scan(found.path, at_once))
     except (QuietbeamError, OSError, ValueError):
         # The folder of a run's reference is that of its results, which changes with every try.
         places = (found.path,) if found.run else (found.path, found.path.parent)
-        sources = [_stat(path) if path.exists() else [str(path)] for path in places]
+        sources = [_stat(path) if is_there(path) else [str(path)] for path in places]
     return [result, sources]

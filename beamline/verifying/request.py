@@ -27,7 +27,7 @@ class VerifyRequest:
     subset : Subset
         Which part of chunks and large files.
     max_seconds : float or None
-        After which no further unit is begun.
+        After which no further unit is begun; they count from the first one, which is checked in any case.
     state : Path or None
         File that keeps when each result was checked.
     jobs : int

@@ -166,7 +166,7 @@ def _check_part(result: OpenResult, unit: Unit) -> _Found:
     check = check_part(result.archive, unit.name)
     if check.fault is not None and unit.kind == "chunk" and result.decoder_fault is not None:
         result.archive.read_part(unit.name)
-        raise _NotCheckedError(f"its stored bytes are whole, but cannot be decoded: {result.decoder_fault}")
+        raise _NotCheckedError("its stored bytes are whole; needs the decoder, which is missing or damaged")
     return _Found(check.num_bytes, check.fault, "decoded" if unit.kind == "chunk" else "")
 
 

@@ -20,6 +20,7 @@ from .folder import Found, check_targets, find_results
 from .request import Summary, VerifyRequest
 from .results import check_units
 from .state import VerifyState
+from .time_limit import Limit, TimeLimit
 from .units import Plan, Unit, UnitCheck, plan_units
 
 __all__ = ["Telling", "verify_results"]
@@ -116,13 +117,13 @@ class _Run:
         self.state = None if request.state is None else VerifyState(request.state, request.subset)
         self.listed: list[Path] = []
         self.open: Path | None = None
-        self.deadline = None if request.max_seconds is None else time.monotonic() + request.max_seconds
+        self.limit = TimeLimit(request.max_seconds)
         self.saved = time.monotonic()
 
     def check_all(self) -> None:
         """Check all results for which there is time."""
         groups = self._groups()
-        checked = _here(groups, self.deadline) if self.request.jobs == 1 else self._in_processes(groups)
+        checked = _here(groups, self.limit) if self.request.jobs == 1 else self._in_processes(groups)
         for group, checks in checked:
             self._tell_group(group, checks)
         self._end(complete=False)
@@ -132,13 +133,13 @@ class _Run:
     def _groups(self) -> Iterator[_Group]:
         size = None if self.request.jobs == 1 else UNITS_TOGETHER
         for path in self._in_order():
-            if _is_over(self.deadline):
+            if self.limit.is_over:
                 self.summary.complete = False
                 return
             plan = plan_units(path, self.request.subset, raw=self.request.raw)
             start = self.state.first_unit(path, plan) if self.state else 0
             for first in range(start, len(plan.units), size or len(plan.units)):
-                if _is_over(self.deadline):
+                if self.limit.is_over:
                     self.summary.complete = False
                     return
                 units = plan.units[first : first + size] if size else plan.units[first:]
@@ -164,7 +165,10 @@ class _Run:
         with _one_thread_each(), ProcessPoolExecutor(self.request.jobs, context, _ignore_interrupts) as pool:
             try:
                 for group in groups:
-                    waiting.append((group, pool.submit(_check_group, group.path, group.units, self.deadline)))
+                    if self.limit.is_waiting:
+                        _wait_for_start(pool, group)
+                    limit = self.limit.begin()
+                    waiting.append((group, pool.submit(_check_group, group.path, group.units, limit)))
                     if len(waiting) > 2 * self.request.jobs:
                         yield _answer(*waiting.popleft())
                 while waiting:
@@ -209,9 +213,14 @@ class _Run:
             self.saved = time.monotonic()
 
 
-def _here(groups: Iterable[_Group], deadline: float | None) -> Iterator[tuple[_Group, Iterable[UnitCheck]]]:
+def _here(groups: Iterable[_Group], limit: TimeLimit) -> Iterator[tuple[_Group, Iterable[UnitCheck]]]:
     for group in groups:
-        yield group, _until(deadline, check_units(group.path, group.units))
+        yield group, limit.begin().of(check_units(group.path, group.units))
+
+
+def _wait_for_start(pool: ProcessPoolExecutor, group: _Group) -> None:
+    """Wait until a process has loaded what it needs, which may take longer than the checks have time."""
+    _answer(group, pool.submit(_check_group, group.path, (), Limit()))
 
 
 def _answer(group: _Group, future: Future[list[UnitCheck]]) -> tuple[_Group, list[UnitCheck]]:
@@ -224,21 +233,8 @@ def _answer(group: _Group, future: Future[list[UnitCheck]]) -> tuple[_Group, lis
         ) from error
 
 
-def _check_group(path: Path, units: Sequence[Unit], deadline: float | None) -> list[UnitCheck]:
-    return list(_until(deadline, check_units(path, units)))
-
-
-def _until(deadline: float | None, checks: Iterator[UnitCheck]) -> Iterator[UnitCheck]:
-    """Give units until the time is over; monotonic clocks agree between the processes of a machine."""
-    while not _is_over(deadline):
-        check = next(checks, None)
-        if check is None:
-            return
-        yield check
-
-
-def _is_over(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() >= deadline
+def _check_group(path: Path, units: Sequence[Unit], limit: Limit) -> list[UnitCheck]:
+    return list(limit.of(check_units(path, units)))
 
 
 def _ignore_interrupts() -> None:

@@ -7,6 +7,7 @@ preview, a file as a whole, the manifest. The units of a large archive can be sh
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +119,7 @@ class Plan(NamedTuple):
     units : tuple of Unit
         In the order of checking.
     key : str
-        Changes when another result has taken the place.
+        Changes when another result has taken the place, or the units are others: their numbers count only with it.
     """
 
     units: tuple[Unit, ...]
@@ -144,7 +145,9 @@ def plan_units(path: Path, subset: Subset = WHOLE, *, raw: bool = False) -> Plan
         A damaged part stands in it as the unit that will show the damage.
     """
     with OpenResult(path) as result:
-        return Plan(tuple(_units(result, subset, raw)), result.key)
+        units = tuple(_units(result, subset, raw))
+        content = json.dumps([result.key, result.files, units])
+        return Plan(units, hashlib.sha256(content.encode()).hexdigest())
 
 
 class OpenResult:

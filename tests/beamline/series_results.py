@@ -42,7 +42,7 @@ def finish(output: Path, scan: Path, settings: ReductionSettings, **changes: Any
     opened = open_scan(scan, settings.scan)
     identity = scan_identity(opened) | {"signature": file_signature(opened)}
     content = read_manifest(output / MANIFEST) | {
-        "key": StageKeys(identity["sha256"], settings).result,
+        "key": StageKeys.of(identity["sha256"], settings).result,
         "input": {"path": str(scan.resolve()), "layout": opened.layout, "identity": identity},
         "settings": settings.model_dump(mode="json"),
         "caveats": [{"code": "few-angles", "message": "few"}],

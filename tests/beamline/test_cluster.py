@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from distributed import Client
 from pydantic import ValidationError
 
 from quietbeam.beamline.cluster import ClusterSettings, check_scheduler, job_script, needs_dask, open_pool
@@ -135,10 +136,46 @@ def address_in(file, timeout=60):
     return json.loads(file.read_text())["address"]
 
 
+ABANDONED = """
+import os, sys
+from pathlib import Path
+from quietbeam.beamline.cluster import ClusterSettings, open_pool
+from quietbeam.beamline.series.worker_plan import WorkerPlan
+from tests.beamline.series_work import sleep, tell
+folder = Path(sys.argv[2])
+with open_pool(sys.argv[1], ClusterSettings(), WorkerPlan(1, 1, 2**30, (), ""), folder) as pool:
+    pool.submit(tell, folder, {})
+    pool.next_done()
+    pool.submit(sleep, 5)
+    pool._send()
+    while not any(pool._client.processing().values()):
+        pass
+    sleep(0.5)
+    os._exit(0)
+"""
+
+
 def test_a_running_scheduler_is_used_and_its_end_is_told(tmp_path):
-    settings = ClusterSettings(wait_seconds=60, lost_seconds=1, scratch=tmp_path / "scratch")
-    with running_scheduler(tmp_path) as (scheduler, file):  # noqa: SIM117 - it is killed within
-        with open_pool(address_in(file), settings, ALONE, tmp_path) as pool:
+    settings, said = ClusterSettings(wait_seconds=60, lost_seconds=1, scratch=tmp_path / "scratch"), []
+    with running_scheduler(tmp_path) as (scheduler, file):
+        address = address_in(file)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", ABANDONED, address, tmp_path], env=environment, check=True)
+        for left in tmp_path.glob(".seen-by-workers*"):
+            left.unlink()
+        until_free = time.monotonic() + 30
+        with (
+            pytest.raises(ClusterError, match="is still at work for an earlier command"),
+            open_pool(address, settings, ALONE, tmp_path),
+        ):
+            pass
+        with Client(address, set_as_default=False) as client:
+            check, (worker,) = WorkerCheck(client, {}), client.scheduler_info()["workers"]
+            while check([worker]):
+                assert time.monotonic() < until_free
+                time.sleep(0.2)
+        with open_pool(address, settings, ALONE, tmp_path, said.append) as pool:
+            assert said == [f"waiting for the Dask scheduler at {address}, up to 60 s"]
             pool.submit(sleep, 0)
             assert pool.next_done()[1] not in (os.getpid(), scheduler.pid)
             check = WorkerCheck(pool._client, {tmp_path / "another machine's folder" / "file": "text"})
@@ -151,25 +188,26 @@ def test_a_running_scheduler_is_used_and_its_end_is_told(tmp_path):
     assert not list(tmp_path.glob("**/.seen-by-workers*"))
 
 
-HERE = {"quietbeam": "1.0", "Python": "3.11", "seen": []}
+HERE = {"quietbeam": "1.0", "Python": "3.11", "seen": [], "at work": False, "threads": 1}
 TOKENS = {Path("/shared/token"): "text"}
 
 
 @pytest.mark.parametrize(
-    ("answer", "threads", "expected"),
+    ("answer", "expected"),
     [
-        (HERE | {"seen": ["text"]}, 1, r"^$"),
-        (HERE | {"seen": ["text"]}, 2, "makes 2 calls at a time: start it with --nthreads 1"),
-        (HERE | {"seen": [None]}, 1, "does not see /shared: choose a folder that all machines share"),
-        (HERE | {"seen": ["another"]}, 1, "does not see /shared"),
-        (HERE | {"quietbeam": "0.9"}, 1, "has quietbeam 0.9, here it is 1.0: install the version of here"),
-        (HERE | {"Python": "3.12"}, 1, "has Python 3.12, here it is 3.11"),
-        (ModuleNotFoundError("No module named 'quietbeam'"), 1, "cannot be run there .*No module named 'quietbeam'"),
-        (ConnectionError("it has gone"), 1, r"^$"),
+        (HERE | {"seen": ["text"]}, r"^$"),
+        (HERE | {"seen": ["text"], "threads": 2}, "makes 2 calls at a time: start it with --nthreads 1"),
+        (HERE | {"seen": [None]}, "does not see /shared: choose a folder that all machines share"),
+        (HERE | {"seen": ["another"]}, "does not see /shared"),
+        (HERE | {"quietbeam": "0.9"}, "has quietbeam 0.9, here it is 1.0: install the version of here"),
+        (HERE | {"Python": "3.12"}, "has Python 3.12, here it is 3.11"),
+        (ModuleNotFoundError("No module named 'quietbeam'"), "cannot be run there .*No module named 'quietbeam'"),
+        (ConnectionError("it has gone"), r"^$"),
+        (TimeoutError(), "does not answer within 60 s: restart it"),
     ],
 )
-def test_a_worker_must_do_as_this_process_would(answer, threads, expected):
-    assert re.search(expected, complaint_about(answer, HERE, TOKENS, threads=threads))
+def test_a_worker_must_do_as_this_process_would(answer, expected):
+    assert re.search(expected, complaint_about(answer, HERE, TOKENS))
 
 
 def test_no_scheduler_is_an_error(tmp_path):

@@ -1,5 +1,6 @@
 """Scans through their stages on a pool: the same results however often something dies."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -150,6 +151,37 @@ def test_an_answer_that_went_with_its_worker_is_asked_for_again(two_workers):
     assert ([first, second], another not in (other, None)) == (tickets, True)
 
 
+def test_a_worker_that_dies_is_missed_while_others_answer(two_workers):
+    """Its long call is made again, long before those of the others are all done."""
+    long = two_workers.submit(series_work.sleep, 3600)
+    quick = {two_workers.submit(series_work.sleep, 0.05, priority=1) for _ in range(400)}
+    assert two_workers.next_done()[0] in quick
+    (worker,) = (sent.worker for sent in two_workers._sent.values() if sent.task.ticket == long)
+    os.kill(two_workers._client.run(os.getpid, workers=[worker])[worker], signal.SIGKILL)
+    until, num_done = time.monotonic() + 10, 0
+    while worker in two_workers._workers and time.monotonic() < until:
+        num_done += two_workers.next_done()[0] in quick
+    two_workers.cancel(quick)
+    assert worker not in two_workers._workers and num_done < 300
+    os.kill(pid_of(two_workers, long), signal.SIGKILL)
+    while two_workers.next_done()[0] != long:
+        pass
+
+
+def pid_of(pool, ticket):
+    """Give the process that makes a call, as soon as it has been sent."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        for sent in pool._sent.values():
+            if sent.task.ticket == ticket:
+                return pool._client.run(os.getpid, workers=[sent.worker])[sent.worker]
+        pool._look()
+        pool._take_lost()
+        pool._send()
+        time.sleep(0.1)
+    raise AssertionError("it was not sent again")
+
+
 def test_a_scan_that_always_ends_its_worker_fails_alone(tmp_path, two_workers):
     told = conduct(two_workers, tmp_path, "a", "b", "c", "d", troubles={"b": "die"})
     assert told.names("done") == ["a", "c", "d"]
@@ -185,6 +217,9 @@ def test_after_an_interruption_the_same_call_goes_on(tmp_path):
 
 
 def test_one_scan_more_than_there_are_workers_is_on_its_way(tmp_path, two_workers):
+    while two_workers.num_workers < 2:  # one may just be coming back after another test
+        two_workers.submit(series_work.sleep, 0.1)
+        two_workers.next_done()
     for pool, most in ((InProcess(), 1), (two_workers, 3)):
         room = Room()
         conduct(pool, tmp_path / str(most), *"abcde", room=room)
@@ -194,6 +229,24 @@ def test_one_scan_more_than_there_are_workers_is_on_its_way(tmp_path, two_worker
 def test_a_scan_waits_for_room_on_the_disk(tmp_path, two_workers):
     told = conduct(two_workers, tmp_path, *"abc", room=Room(most=1))
     assert told.events == [(what, name) for name in "abc" for what in ("begin", "done")]
+
+
+@pytest.mark.parametrize("where", ["begin", "progress", "done", "finished"])
+def test_what_cannot_be_noted_of_a_scan_ends_none_but_it(tmp_path, where):
+    told, policy, room = Told(), Alike(), Room()
+    spoiled = policy if where == "finished" else told
+    note = getattr(spoiled, where)
+
+    def full(found, *args):
+        if getattr(found, "name", found) == "b":
+            raise OSError(errno.ENOSPC, "No space left on device", "index.json")
+        note(found, *args)
+
+    setattr(spoiled, where, full)
+    scans = [(index, FoundScan(name, Path(name), name)) for index, name in enumerate("abc")]
+    Conductor(InProcess(), work(tmp_path), sink=told, policy=policy, space=room).run(scans)
+    done = {"a", "b", "c"} if where == "progress" else {"a", "c"}
+    assert (set(told.names("done")), set(told.failures), room.taken) == (done, set("abc") - done, set())
 
 
 def test_a_scan_of_another_command_is_left_alone(tmp_path):

@@ -99,7 +99,7 @@ def test_files_of_a_folder_are_on_the_disk_before_it_has_its_name(tmp_path, monk
     with atomic_path(output) as temporary:
         temporary.mkdir()
         (temporary / "slice.tiff").write_bytes(b"image")
-    assert synced == [("slice.tiff", False), (".out.partial", False), (tmp_path.name, True)]
+    assert synced == [("slice.tiff", False), (temporary.name, False), (tmp_path.name, True)]
 
 
 @pytest.mark.parametrize("file_format", KINDS)

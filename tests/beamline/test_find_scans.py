@@ -12,14 +12,17 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quietbeam.beamline.cluster import LOG
 from quietbeam.beamline.recording import ScanSettings
 from quietbeam.beamline.scan import open_scan
 from quietbeam.beamline.series.find_scans import find_scans
 from quietbeam.beamline.series.find_series import find_series
 from quietbeam.beamline.series.found_runs import find_runs, parse_query, put_run, search_runs, stored_run
-from quietbeam.beamline.series.ledger import Ledger
+from quietbeam.beamline.series.ledger import PAGE, TABLE, Ledger
+from quietbeam.beamline.series.policy import SERIES
 from quietbeam.beamline.series.scan_names import RESERVED, name_scans, safe_name
 from quietbeam.beamline.watching.folder import WatchError
+from quietbeam.compress.shared_decoder import DECODERS
 from quietbeam.reconstruction.errors import ScanError
 
 from .finished_result import finished_result
@@ -149,6 +152,12 @@ class TestNames:
         assert names(alone) == ["day1_a"]
         clash = find_scans([str(raw / "day1" / "a.h5")], output=tmp_path / "out", taken=taken | {"x": "day1_A"})
         assert re.fullmatch("day1_a-[0-9a-f]{8}", clash.scans[0].name)
+
+    @pytest.mark.parametrize("own", [TABLE, PAGE, SERIES, LOG, DECODERS])
+    def test_files_of_the_series_keep_their_names(self, own):
+        assert own in RESERVED
+        (name,) = name_scans({"source": f"{own.upper()}.h5"}, {}).values()
+        assert re.fullmatch(rf"{re.escape(own)}-[0-9a-f]{{8}}", name, re.IGNORECASE)
 
     @given(st.lists(st.text(max_size=200), unique=True, max_size=12), st.randoms())
     def test_no_two_share_a_folder_whatever_they_are_called(self, stems, random):

@@ -12,6 +12,7 @@ from quietbeam.beamline.series.index_table import COLUMNS, render_table
 from quietbeam.beamline.series.ledger import FORMAT, INDEX, PAGE, TABLE, Ledger, locked_series, read_index
 from quietbeam.beamline.series.pool import Failure
 from quietbeam.beamline.series.scan_row import ScanRow, word_for
+from quietbeam.beamline.series.standing import OTHER_SETTINGS
 from quietbeam.reconstruction.errors import LockedError, ReductionError
 
 from .jobs import small_settings
@@ -84,10 +85,9 @@ class TestDone:
     def test_settings_count_if_they_change_the_result(self, output, found):
         finish(output / "a", found.path, SETTINGS)
         assert standing(output, found, small_settings(compute__chunk_slices=2)).what == "done"
-        assert standing(output, found, small_settings(network__depth=11)) == (
-            "to do",
-            "the result is of other settings",
-        )
+        other = small_settings(network__depth=11)
+        assert standing(output, found, other) == ("refused", OTHER_SETTINGS)
+        assert standing(output, found, other, overwrite=True).what == "to do"
 
     def test_angles_from_another_file_of_equal_name_are_looked_at(self, output, found, tmp_path):
         for name in ("one", "other"):
@@ -113,7 +113,10 @@ class TestDone:
 
     def test_a_network_of_another_scan_is_named(self, output, found):
         fit = {"network": {"name": "foam"}, "lost": 0.031}
-        settings = small_settings(training__epochs=0, warm_start__network="/out/first/network.safetensors")
+        network = output / "first" / "network.safetensors"
+        network.parent.mkdir(parents=True)
+        network.write_bytes(b"a network")
+        settings = small_settings(training__epochs=0, warm_start__network=network)
         finish(output / "a", found.path, settings, fit=fit)
         row = read_index(output)["a"]
         assert (row.network, row.fit) == ("of first", "loses 3.1 % of what its own would gain")
@@ -135,10 +138,14 @@ class TestFailed:
         (found.path.parent / "frames.h5").touch()
         assert standing(output, found).what == "to do"
 
-    def test_a_result_in_the_way_that_was_moved(self, output, found):
+    def test_a_result_of_other_settings_stays_a_result_also_where_that_is_seen_late(self, output, found):
         finish(output / "a", found.path, small_settings(network__depth=11))
-        fail(output, found, Failure("holds the results of other settings", 1, "refused"))
-        assert standing(output, found).what == "failed before"
+        with Ledger(output, SETTINGS) as ledger:
+            ledger.waiting(found)
+            ledger.begin(found, SETTINGS)
+            ledger.failed("a", Failure("holds the results of other settings", 1, "refused"))
+        assert ledger.refused == {"a": OTHER_SETTINGS}
+        assert read_index(output)["a"].state == "done"
         (output / "a" / "manifest.json").unlink()
         assert standing(output, found).what == "to do"
 

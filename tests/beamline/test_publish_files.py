@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from quietbeam.beamline.atomic import temporaries_of
 from quietbeam.beamline.manifest import write_manifest
 from quietbeam.beamline.publishing.nxtomoproc import write_nxtomoproc
 from quietbeam.beamline.publishing.provenance import read_provenance
@@ -259,18 +260,18 @@ def test_killed_in_the_midst_it_is_made_again(tmp_path):
         "from quietbeam.beamline.publishing.publish import PublishSettings, publish_result; "
         "publish_result(Path(sys.argv[1]), PublishSettings())"
     )
-    partial = output / "published" / ".volume.nxs.partial"
+    volume = output / "published" / "volume.nxs"
     with subprocess.Popen([sys.executable, "-c", code, str(output)]) as process:
-        while not partial.exists():
+        while not temporaries_of(volume):
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
-    assert partial.exists()
+    assert temporaries_of(volume)
     assert not (output / "published" / "volume.nxs").exists()
     publish_result(output, PublishSettings())
     with h5py.File(output / "published" / "volume.nxs") as file:
         np.testing.assert_array_equal(file["entry/data/data"][:], decoded(output))
-    assert not partial.exists()
+    assert not temporaries_of(volume)
 
 
 def test_memory_does_not_grow_with_the_number_of_slices(output):

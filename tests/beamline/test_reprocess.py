@@ -128,5 +128,8 @@ def test_scans_are_begun_as_the_disk_has_room(scans, tmp_path, monkeypatch):
         room.take(scans[0], SETTINGS)
     free[0] = next(iter(room._needs(scans[1], SETTINGS).values()))
     assert room.take(scans[1], SETTINGS) and not room.take(scans[2], SETTINGS)
+    moved = scans[2].path.rename(tmp_path / "moved.h5")
+    assert not room.take(scans[2], SETTINGS)  # it is not opened again
+    moved.rename(scans[2].path)
     room.give_back("one")
     assert room.take(scans[2], SETTINGS)

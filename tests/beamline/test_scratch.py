@@ -1,12 +1,16 @@
 """The files that survive a crash: atomic files, journals, volumes, payloads."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from quietbeam.beamline.atomic import atomic_path, file_sha256, write_atomically
+from quietbeam.beamline.atomic import atomic_path, file_sha256, temporaries_of, write_atomically
 from quietbeam.beamline.journal import Journal, StageRecord, note, stage_key
 from quietbeam.beamline.manifest import read_manifest
 from quietbeam.beamline.payload_pieces import PayloadPieces, write_payload
@@ -22,6 +26,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         temporary.write_bytes(b"half of the new")
         raise RuntimeError
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from quietbeam.beamline.atomic import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    os._exit(9)
+"""
+
+
+def test_several_write_the_same_at_once_and_what_a_killed_one_left_goes(tmp_path):
+    path = tmp_path / "file"
+    subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+    (left,) = temporaries_of(path)
+    assert temporaries_of(tmp_path / "fil") == []
+    with atomic_path(path) as one, atomic_path(path) as other:
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+        assert set(temporaries_of(path)) == {one, other} and left not in (one, other)
+    assert path.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -156,6 +183,41 @@ def test_folder_and_journal_agree_on_what_is_done(tmp_path):
         with pytest.raises(FileNotFoundError):  # a process that was lost, and comes late with what is not wanted now
             write_slices(folder, slice(0, 2), np.zeros((2, 3), np.float32))
         assert not list(late.iterdir())
+
+
+def test_a_piece_that_is_not_listed_yet_is_found_by_its_name(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path / "out")
+    with workspace.locked():
+        journal = workspace.journal("reconstruct", "key")
+        folder = workspace.pieces("sections", journal)
+        write_slices(folder, slice(0, 2), np.zeros((2, 3), np.float32))
+        for start in (0, 2):
+            journal.append({"start": start, "stop": start + 2})
+        monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # as a network disk that has not looked again
+        workspace.pieces("sections", journal)
+        assert [record["start"] for record in journal.pieces()] == [0]
+
+
+def test_a_late_piece_does_not_keep_the_folder(tmp_path, monkeypatch):
+    """It is written while the folder is removed."""
+    workspace = Workspace(tmp_path / "out")
+    with workspace.locked():
+        folder = workspace.pieces("sections", workspace.journal("reconstruct", "key"))
+        write_slices(folder, slice(0, 2), np.zeros((2, 3), np.float32))
+        late, unlink = [], os.unlink
+
+        def unlink_and_write(*args, **options):
+            unlink(*args, **options)
+            if "dir_fd" in options and not late:
+                late.append("came")
+                with pytest.raises(FileNotFoundError):
+                    write_slices(folder, slice(2, 4), np.zeros((2, 3), np.float32))
+
+        (workspace.output / ".report.html.01234567-1-01234567.partial").write_bytes(b"of a killed worker")
+        monkeypatch.setattr(os, "unlink", unlink_and_write)
+        workspace.clean()
+    assert late
+    assert [path.name for path in workspace.output.iterdir()] == [".lock"]
 
 
 def test_a_piece_counts_once_whoever_noted_it(tmp_path):

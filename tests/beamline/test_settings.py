@@ -41,7 +41,7 @@ def test_none_takes_a_value_back(tmp_path):
         ("minutes=5", r"expected --set STAGE\.NAME=VALUE"),
         ("training", r"expected --set STAGE\.NAME=VALUE"),
         ("training.minutes.x=1", r"training\.minutes: "),
-        ("warm_start.registry=", r"^settings: warm_start\.registry: expected a name, or leave it out, got ''$"),
+        ("warm_start.registry=", r"^--set: warm_start\.registry: expected a name, or leave it out, got ''$"),
         ("warm_start.network=' '", r"warm_start\.network: expected a name, or leave it out, got ' '$"),
         ("scan.instrument=", r"scan\.instrument: expected a name, or leave it out, got ''$"),
     ],

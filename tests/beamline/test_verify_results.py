@@ -164,6 +164,8 @@ def test_a_decoder_that_lies_elsewhere_is_the_unit_that_is_missing(tmp_path: Pat
     assert [check.kind for check in damaged] == ["decoder"]
     assert {check.ok for check in checks if check.kind == "chunk"} == {None}
     assert ".decoder is missing; looked in" in damaged[0].message
+    chunks = {check.message for check in checks if check.kind == "chunk"}
+    assert chunks == {"its stored bytes are whole; needs the decoder, which is missing or damaged"}
     assert verify(source)[0].exit_code == 0
 
 
@@ -281,6 +283,26 @@ def test_a_state_orders_by_age_and_is_not_trusted_for_damage(tmp_path: Path) -> 
     assert summary.exit_code == 7
     other, _ = verify(tmp_path / "series", state=state, subset=Subset(1, 2), max_seconds=0)
     assert (other.exit_code, other.oldest) == (4, None)
+
+
+@pytest.mark.parametrize("change", ["added", "removed"])
+def test_no_unit_is_skipped_when_files_come_or_go_between_runs(tmp_path: Path, change: str) -> None:
+    result, state, limit = finished_result(tmp_path / "result"), tmp_path / "state.json", 0.2
+    foreign = result / "notes.txt"
+    if change == "removed":
+        foreign.touch()
+    verify(result, told=Told({5: limit}), state=state, max_seconds=limit)
+    foreign.unlink() if change == "removed" else foreign.touch()
+    _, checks = verify(result, state=state)
+    assert len(checks) == len(plan_units(result).units)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_with_a_state_each_call_gets_further_however_short_its_time(tmp_path: Path, jobs: int) -> None:
+    result, state = finished_result(tmp_path / "result"), tmp_path / "state.json"
+    firsts = [verify(result, state=state, max_seconds=0, jobs=jobs) for _ in range(3)]
+    assert [check.unit for _, (check,) in firsts] == [check.unit for check in verify(result)[1][:3]]
+    assert {summary.exit_code for summary, _ in firsts} == {4}
 
 
 def test_a_result_that_was_replaced_is_checked_from_the_start(tmp_path: Path) -> None:

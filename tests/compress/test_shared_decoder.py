@@ -108,6 +108,8 @@ def test_an_archive_whose_chunks_need_no_decoder_refers_to_none(tmp_path: Path) 
     with open_archive(tmp_path / "x.h5") as archive:
         assert archive.format == FORMAT
     assert not (tmp_path / DECODERS).exists()
+    with pytest.raises(ValueError, match=r"x\.h5: needs no decoder \(quietbeam-archive-2\)"):
+        embed_decoder(tmp_path / "x.h5", tmp_path / "y.h5")
 
 
 @pytest.mark.parametrize("levels", range(LEVELS_UP + 2))
