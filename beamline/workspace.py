@@ -27,6 +27,8 @@ __all__ = [
     "PREVIEW",
     "REPORT",
     "SCRATCH_FILES",
+    "SIDE_STAGES",
+    "STAGES",
     "START",
     "Workspace",
 ]
@@ -55,6 +57,8 @@ STAGES = (
     *("fit codec", "encode", "archive", "report"),
 )
 """Those that take time, in their order."""
+SIDE_STAGES = ("compare", "train to compare")
+"""Those of them whose time is told with the rest, where there is a column for each stage."""
 
 
 class Workspace:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import cycle, islice
 from pathlib import Path
 
+from quietbeam.beamline import workspace
 from quietbeam.beamline.bad_projections import NUM_ROWS
 from quietbeam.beamline.calibrate import BUDGET_SHARE, SECONDS
 from quietbeam.beamline.chunks import chunk_rows
@@ -38,19 +39,7 @@ __all__ = [
     "stage_work",
 ]
 
-STAGES = (
-    "identify",
-    "screen",
-    "rotation axis",
-    "reconstruct",
-    "train",
-    "denoise",
-    "fit codec",
-    "encode",
-    "archive",
-    "report",
-    "other",
-)
+STAGES = (*(stage for stage in workspace.STAGES if stage not in workspace.SIDE_STAGES), "other")
 """As the times of a job are named; ``other`` is what lies between them."""
 COMPARED_SLICES = 8
 """Most slices that are held against a section the network does not see."""

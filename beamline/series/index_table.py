@@ -7,24 +7,14 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from io import StringIO
 
+from quietbeam.beamline import workspace
 from quietbeam.beamline.workspace import ARCHIVE, REPORT
 
 from .scan_row import ScanRow
 
 __all__ = ["COLUMNS", "STAGES", "render_table"]
 
-STAGES = (
-    "identify",
-    "screen",
-    "rotation axis",
-    "reconstruct",
-    "train",
-    "denoise",
-    "fit codec",
-    "encode",
-    "archive",
-    "report",
-)
+STAGES = tuple(stage for stage in workspace.STAGES if stage not in workspace.SIDE_STAGES)
 """Stages with a column of their own; the time of all others is in that of ``other``."""
 Value = str | int | float | None
 
