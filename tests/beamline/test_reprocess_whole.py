@@ -27,8 +27,9 @@ REAL, BROKEN = (
 NUM_SCANS, NUM_DAMAGED = 24, 3
 SECOND_CALL_SECONDS = 5.0
 """Of the processor, in which a command with nothing to do ends; its wall time is the same on a machine that is idle."""
-GROWTH = 1.10
-"""Peak of a worker for a scan four times as tall, at most, over that for the other."""
+GROWTH = 24 * 2**20
+"""Bytes by which a scan four times as tall may raise the peak of a worker, 4 per cent of it; the volumes of the two on
+disk differ by 49 MB."""
 SETTINGS = SMALL | {
     "archive.codec": "lattice",
     "training.epochs": 1,
@@ -182,10 +183,10 @@ def test_peak_of_a_worker_does_not_grow_with_the_number_of_slices(tmp_path: Path
     peaks = {}
     for num_rows in (32, 128):
         folder = tmp_path / f"scans{num_rows}"
-        small_scan(folder / "scan.h5", num_rows=num_rows, num_columns=224, num_angles=64)
+        small_scan(folder / "scan.h5", num_rows=num_rows, num_columns=160, num_angles=64)
         more = ("--set", "compute.chunk_slices=16", "--set", "archive.chunk_slices=16", "--set", "network.depth=4")
         peaks[num_rows] = peak_of_workers(reprocess_command(folder, tmp_path / f"out{num_rows}", 2, *more))
-    assert peaks[128] < GROWTH * peaks[32], peaks
+    assert peaks[128] - peaks[32] < GROWTH, peaks
 
 
 def peak_of_workers(line: list[str]) -> int:
