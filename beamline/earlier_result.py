@@ -12,7 +12,7 @@ from quietbeam.reconstruction.errors import ArchiveError, QuietbeamError, Reduct
 from .atomic import file_sha256
 from .job import Job
 from .journal import stage_key
-from .manifest import FILES, OPTIONAL_FILES, read_manifest
+from .manifest import FILES, OPTIONAL_FILES, read_manifest, what_is_missing
 from .scan import Scan, file_signature
 from .settings import ReductionSettings
 from .workspace import ARCHIVE, MANIFEST, METRICS, PIECES, PREVIEW, SCRATCH_FILES, Workspace
@@ -136,10 +136,9 @@ def missing_decoder(output: Path, settings: ReductionSettings) -> str:
 
 def _is_intact(output: Path, files: dict[str, Any], *, by_content: bool) -> bool:
     """Tell whether the files of a result are there with their sizes, and where asked their content."""
-    paths = {name: output / name for name in files}
-    if not all(path.is_file() and path.stat().st_size == files[name]["bytes"] for name, path in paths.items()):
+    if what_is_missing(output, files):
         return False
-    return not by_content or all(file_sha256(path) == files[name]["sha256"] for name, path in paths.items())
+    return not by_content or all(file_sha256(output / name) == entry["sha256"] for name, entry in files.items())
 
 
 def _reuse_identity(job: Job, identity: Any) -> None:

@@ -11,7 +11,7 @@ from quietbeam.reconstruction.errors import ArchiveError
 from .atomic import file_sha256, write_atomically
 from .workspace import ARCHIVE, DISAGREEMENT, LEARNED_CODEC, MANIFEST, NETWORK, REPORT
 
-__all__ = ["FILES", "FORMAT", "OPTIONAL_FILES", "read_manifest", "write_manifest"]
+__all__ = ["FILES", "FORMAT", "OPTIONAL_FILES", "read_manifest", "what_is_missing", "write_manifest"]
 
 FORMAT = "quietbeam-manifest-1"
 FILES = (ARCHIVE, NETWORK, REPORT)
@@ -69,6 +69,28 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not _is_whole(manifest):
         raise ArchiveError(f"{path}: damaged, a part of the manifest is missing")
     return manifest
+
+
+def what_is_missing(output: Path, files: dict[str, Any]) -> str:
+    """Tell which file of a result is not there with its size, without reading any.
+
+    Parameters
+    ----------
+    output : Path
+        Output folder.
+    files : dict
+        ``files`` of its manifest.
+
+    Returns
+    -------
+    str
+        In words; empty if all are there.
+    """
+    for name, entry in files.items():
+        path = output / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            return f"{name} of the result is {'not whole' if path.is_file() else 'missing'}"
+    return ""
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from quietbeam.beamline.earlier_result import missing_decoder
 from quietbeam.beamline.journal import stage_key
-from quietbeam.beamline.manifest import read_manifest
+from quietbeam.beamline.manifest import read_manifest, what_is_missing
 from quietbeam.beamline.scan import file_signature, open_scan
 from quietbeam.beamline.settings import ReductionSettings
 from quietbeam.beamline.stage_keys import StageKeys
@@ -113,7 +113,7 @@ def _why_not_done(found: FoundScan, output: Path, settings: ReductionSettings) -
             return "the files of the scan have changed"
     except (QuietbeamError, OSError) as error:
         return str(error)
-    return _what_is_missing(output, manifest["files"]) or missing_decoder(output, settings)
+    return what_is_missing(output, manifest["files"]) or missing_decoder(output, settings)
 
 
 def _is_unchanged(found: FoundScan, manifest: dict[str, Any], settings: ReductionSettings) -> bool:
@@ -136,14 +136,6 @@ def _is_unchanged(found: FoundScan, manifest: dict[str, Any], settings: Reductio
 def _stat(path: Path) -> list[str | int]:
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-
-
-def _what_is_missing(output: Path, files: dict[str, Any]) -> str:
-    for name, entry in files.items():
-        path = output / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            return f"{name} of the result is {'not whole' if path.is_file() else 'missing'}"
-    return ""
 
 
 def settings_key(settings: ReductionSettings) -> str:
